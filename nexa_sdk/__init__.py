@@ -1,0 +1,84 @@
+"""Sweeps on any cluster, from a notebook: say what to try, see what will run, get one DataFrame.
+
+>>> from nexa_sdk import Cluster, Job, Sweep
+>>> sweep = Sweep("python train.py", grid={"lr": [1e-3, 1e-4], "seed": range(3)})
+>>> plan = Cluster("local").plan(sweep, Job(time="0:10:00"))
+>>> run = plan.submit().wait()
+>>> run.results()
+
+In a notebook ``%load_ext nexa_sdk`` adds ``%nexa``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nexa_sdk.cluster import Cluster, attach, runs
+    from nexa_sdk.cost_report import CostReport
+    from nexa_sdk.distributions import choice, loguniform, normal, randint, uniform
+    from nexa_sdk.errors import NexaError
+    from nexa_sdk.job import Job
+    from nexa_sdk.plan import Plan
+    from nexa_sdk.run import Run
+    from nexa_sdk.states import State
+    from nexa_sdk.sweep import Sweep
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cluster",
+    "CostReport",
+    "Job",
+    "NexaError",
+    "Plan",
+    "Run",
+    "State",
+    "Sweep",
+    "attach",
+    "choice",
+    "loguniform",
+    "normal",
+    "randint",
+    "runs",
+    "uniform",
+]
+
+# Imported when first used: `import nexa_sdk` costs next to nothing, and a Sweep needs no pydantic.
+_HOMES = {
+    "Cluster": "cluster",
+    "CostReport": "cost_report",
+    "Job": "job",
+    "NexaError": "errors",
+    "Plan": "plan",
+    "Run": "run",
+    "State": "states",
+    "Sweep": "sweep",
+    "attach": "cluster",
+    "choice": "distributions",
+    "loguniform": "distributions",
+    "normal": "distributions",
+    "randint": "distributions",
+    "runs": "cluster",
+    "uniform": "distributions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nexa_sdk' has no attribute {name!r}")
+    value = getattr(import_module(f"nexa_sdk.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def load_ipython_extension(ip: Any) -> None:
+    """Add ``%nexa`` to an IPython: what ``%load_ext nexa_sdk`` calls."""
+    from nexa_sdk.notebook.magics import load
+
+    load(ip)

@@ -1,0 +1,166 @@
+"""Cluster: where."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nexa_sdk import settings
+from nexa_sdk.errors import ClusterError, ClusterNotFound, nearest
+from nexa_sdk.journal import Journal, RunRecord
+from nexa_sdk.plan import Plan
+from nexa_sdk.run import Run
+from nexa_sdk.scheduling.base import Limits, Scheduler
+from nexa_sdk.scheduling.watcher import Watcher
+from nexa_sdk.transports.local import LocalTransport
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nexa_sdk.job import Job
+    from nexa_sdk.sweep import Sweep
+
+__all__ = ["KNOWN", "Cluster", "attach", "runs"]
+
+KNOWN = {
+    "local": "this machine, by the embedded scheduler: nothing to install",
+    "sandbox": "a real Slurm of one machine, started in a folder",
+    "slurm": "the Slurm of this machine",
+}
+
+
+class Cluster:
+    """A place where trials run.
+
+    Parameters
+    ----------
+    where : {'local', 'sandbox', 'slurm'}
+        ``"local"``: this machine, by the embedded scheduler; needs nothing installed.
+        ``"sandbox"``: a real Slurm with accounting and make-believe GPUs, started in a folder when
+        first needed. ``"slurm"``: the Slurm that this machine's commands reach.
+    runs : path, optional
+        Where runs get their folders; the nodes must see it. Unless given, ``$NEXA_RUNS``, else
+        ``~/.nexa/runs``.
+
+    Raises
+    ------
+    ClusterNotFound
+        For a name that there is not.
+    """
+
+    def __init__(self, where: str = "local", *, runs: str | os.PathLike[str] | None = None) -> None:
+        if where not in KNOWN:
+            if where.startswith("ssh://"):
+                raise ClusterNotFound(f"{where}: clusters over SSH are not there yet; on the login node itself use Cluster('slurm')")
+            raise ClusterNotFound(f"there is no cluster {where!r}; {nearest(where, KNOWN)}")
+        self.url = where
+        self.runs_folder = os.path.abspath(os.path.expanduser(runs)) if runs is not None else str(settings.runs_folder())
+        self.transport = LocalTransport()
+        self.journal = Journal()
+
+    @cached_property
+    def scheduler(self) -> Scheduler:
+        """What submits and answers; a sandbox is started when first asked for."""
+        if self.url == "local":
+            from nexa_sdk.scheduling.local import LocalScheduler
+
+            return LocalScheduler(settings.home() / "local")
+        from nexa_sdk.scheduling.slurm.commands import SlurmScheduler
+
+        if self.url == "slurm":
+            return SlurmScheduler(self.transport)
+        from nexa_sdk.scheduling.slurm.sandbox import Sandbox
+
+        sandbox = Sandbox(settings.sandbox_folder())
+        if not sandbox.is_up:
+            sandbox.start()
+        return SlurmScheduler(self.transport, sandbox.environment)
+
+    @cached_property
+    def watcher(self) -> Watcher:
+        """The one poller of this cluster."""
+        return _shared_watcher(self)
+
+    def limits(self) -> Limits:
+        """Say what the cluster accepts; where it can't be asked, Slurm's defaults."""
+        try:
+            return self.scheduler.limits()
+        except ClusterNotFound:
+            raise
+        except ClusterError:
+            return Limits()
+
+    def plan(self, sweep: Sweep, job: Job | None = None, **resources: Any) -> Plan:
+        """Plan a sweep; nothing is written and nothing submitted.
+
+        Parameters
+        ----------
+        sweep : Sweep
+        job : Job, optional
+        **resources
+            Fields of a :class:`Job`, instead of one or to change some of its.
+        """
+        from nexa_sdk.job import Job
+
+        given = {**job.given(), **resources} if job is not None else resources
+        return Plan(sweep, Job(**given) if resources or job is None else job, self, limits=self.limits())
+
+    def launch(self, sweep: Sweep, job: Job | None = None, *, again: bool = False, **resources: Any) -> Run:
+        """Plan and submit; see :meth:`plan` and :meth:`Plan.submit`."""
+        return self.plan(sweep, job, **resources).submit(again=again)
+
+    def run(self, record: RunRecord) -> Run:
+        """Return the handle on a run of this cluster."""
+        return Run(record, scheduler=self.scheduler, watcher=self.watcher, transport=self.transport, journal=self.journal)
+
+    def partitions(self) -> list[str]:
+        """Name the partitions."""
+        return self.scheduler.partitions()
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.url}: {KNOWN[self.url]}>"
+
+
+_watchers: dict[tuple[str, Path, Path], Watcher] = {}
+
+
+def _shared_watcher(cluster: Cluster) -> Watcher:
+    key = (cluster.url, settings.home(), settings.sandbox_folder())
+    if key not in _watchers:
+        _watchers[key] = Watcher(cluster.scheduler)
+    return _watchers[key]
+
+
+def attach(run_id: str) -> Run:
+    """Find a run again, in any process; the beginning of its id is enough where it is clear.
+
+    Raises
+    ------
+    RunNotFound
+    """
+    record = Journal().run(run_id)
+    return Cluster(record.cluster).run(record)
+
+
+def runs(*, limit: int = 20) -> pd.DataFrame:
+    """List the newest runs, as the journal has them; no cluster is asked.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by run: `cluster`, `trials`, `launched`, `state` where all is over, `folder`.
+    """
+    import pandas as pd
+
+    journal = Journal()
+    records = journal.runs(limit=limit)
+    columns = {
+        "cluster": [record.cluster for record in records],
+        "trials": [record.trials for record in records],
+        "launched": pd.to_datetime([record.created for record in records], unit="s", utc=True).round("s"),
+        "state": [journal.outcome(record.id) for record in records],
+        "folder": [record.folder for record in records],
+    }
+    return pd.DataFrame(columns, index=pd.Index([record.id for record in records], name="run"))

@@ -1,0 +1,158 @@
+"""Every error that nexa_sdk raises.
+
+::
+
+    NexaError
+    ├── InvalidInput (ValueError)      what the user gave can't be meant; nothing was sent
+    │   ├── SweepError                 a sweep, its parameters or its values
+    │   ├── JobError                   a job's resources or surroundings
+    │   └── DefinitionError            a YAML definition; carries the line
+    ├── ClusterError                   a cluster did not do what it was asked
+    │   ├── ClusterNotFound            no cluster of that name, or no scheduler behind it
+    │   ├── CommandFailed              a command ended with an exit status; carries its own words
+    │   ├── CommandTimeout             a command did not answer in time
+    │   ├── SubmissionRejected         the scheduler said no: nothing was submitted
+    │   ├── SubmissionUnknown          nobody can say whether it was submitted: never sent again unasked
+    │   └── PreflightFailed            a check before the launch failed; nothing was sent
+    ├── SandboxError                   the throw-away Slurm could not be started or reached
+    ├── JournalError                   the record of what was submitted can't be read or written
+    ├── RunNotFound (KeyError)         no run of that id is known here
+    └── RunFailed                      trials of a run did not complete; carries the run
+
+Each message says what happened, to which value, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "ClusterError",
+    "ClusterNotFound",
+    "CommandFailed",
+    "CommandTimeout",
+    "DefinitionError",
+    "InvalidInput",
+    "JobError",
+    "JournalError",
+    "NexaError",
+    "PreflightFailed",
+    "RunFailed",
+    "RunNotFound",
+    "SandboxError",
+    "SubmissionRejected",
+    "SubmissionUnknown",
+    "SweepError",
+]
+
+
+class NexaError(Exception):
+    """The root of every error here."""
+
+
+class InvalidInput(NexaError, ValueError):
+    """What the user gave can't be meant; nothing was sent."""
+
+
+class SweepError(InvalidInput):
+    """A sweep, a parameter or a value can't be meant."""
+
+
+class JobError(InvalidInput):
+    """A job's resources or surroundings can't be meant."""
+
+
+class DefinitionError(InvalidInput):
+    """A YAML definition can't be meant.
+
+    Attributes
+    ----------
+    line : int or None
+        The line, counted from 1, where it is known.
+    """
+
+    def __init__(self, message: str, *, line: int | None = None) -> None:
+        super().__init__(f"line {line}: {message}" if line is not None else message)
+        self.line = line
+
+
+class ClusterError(NexaError):
+    """A cluster did not do what it was asked."""
+
+
+class ClusterNotFound(ClusterError):
+    """There is no cluster of that name, or no scheduler behind it."""
+
+
+class CommandFailed(ClusterError):
+    """A command ended with an exit status that is no success.
+
+    Attributes
+    ----------
+    command : str
+        The program, without its arguments: those may be long.
+    returncode : int
+    stderr : str
+        The command's own words.
+    """
+
+    def __init__(self, command: str, returncode: int, stderr: str) -> None:
+        words = stderr.strip() or "it said nothing"
+        super().__init__(f"{command} failed with exit status {returncode}: {words}")
+        self.command = command
+        self.returncode = returncode
+        self.stderr = stderr
+
+
+class CommandTimeout(ClusterError):
+    """A command did not answer in time; what it was doing may have happened."""
+
+
+class SubmissionRejected(ClusterError):
+    """The scheduler said no. Nothing was submitted."""
+
+
+class SubmissionUnknown(ClusterError):
+    """Nobody can say whether the scheduler accepted it; it is not sent again unasked."""
+
+
+class PreflightFailed(ClusterError):
+    """A check before the launch failed. Nothing was sent."""
+
+
+class SandboxError(NexaError):
+    """The throw-away Slurm could not be started or reached."""
+
+
+class JournalError(NexaError):
+    """The record of what was submitted can't be read or written."""
+
+
+class RunNotFound(NexaError, KeyError):
+    """No run of that id is known here."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of the message
+        return str(self.args[0])
+
+
+class RunFailed(NexaError):
+    """Trials of a run did not complete.
+
+    Attributes
+    ----------
+    run : nexa_sdk.run.Run
+    """
+
+    def __init__(self, message: str, run: object) -> None:
+        super().__init__(message)
+        self.run = run
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which known words there are, the nearest first: the tail of an error message."""
+    names = sorted(known)
+    close = get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "known: " + ", ".join(names)

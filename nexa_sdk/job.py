@@ -1,0 +1,327 @@
+"""Job: the resources and surroundings of every trial."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+
+from nexa_sdk.errors import InvalidInput, JobError, nearest
+from nexa_sdk.sweep import check_env, is_reserved
+from nexa_sdk.walltime import format_walltime, parse_walltime
+
+__all__ = ["Job", "problems"]
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+def _joined(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _words(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _plain(text: str) -> str:
+    # An #SBATCH line ends at a newline, and Slurm splits it at blanks.
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError(f"{text!r} can't stand in an #SBATCH line; give text without blanks")
+    return text
+
+
+Word = Annotated[str, BeforeValidator(_joined), Field(strict=True)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+
+_OWN_OPTIONS = {
+    "array": "the sweep's size makes the array; throttle= limits how many run at once",
+    "job-name": "the job's name is the mark that finds a submission again; name the sweep",
+    "output": "logs lie in the run's folder; run.logs(trial) shows them",
+    "error": "logs lie in the run's folder; run.logs(trial) shows them",
+    "open-mode": "logs are appended to, so that an earlier attempt's stay",
+    "export": "trials get a small clean environment; use env=, modules= or venv=",
+    "export-file": "trials get a small clean environment; use env=, modules= or venv=",
+    "chdir": "use workdir=",
+    "parsable": "the plan submits itself",
+    "test-only": "plan.preflight() asks it",
+    "wait": "run.wait() waits",
+    "wrap": "the plan's script is submitted",
+    "time": "use time=",
+    "gres": "use gpus=, gpus_per_node= or gpus_per_task= (and 'gres' for others: tres-per-node)",
+    "mail-user": "use mail=",
+    "clusters": "choose the cluster by Cluster(…)",
+}
+
+
+class Job(BaseModel):
+    """The resources and surroundings of every trial. A value: nothing in it changes.
+
+    Parameters
+    ----------
+    time : str or timedelta, optional
+        The walltime of a trial: ``"2:00:00"``, ``"1-12:00:00"``, ``"90m"``. A bare number is
+        refused: Slurm would read minutes.
+    partition, account, qos, constraint, reservation, licenses, dependency : str, optional
+        As ``sbatch`` has them.
+    nodes, ntasks_per_node, cpus_per_task : int, optional
+        As ``sbatch`` has them.
+    gpus, gpus_per_node, gpus_per_task : int, optional
+        GPUs of a trial, in one of Slurm's three ways to count them.
+    gpu_type : str, optional
+        Which GPUs, as the cluster calls them: ``"h100"``.
+    mem : str, optional
+        Memory of a node for a trial, with its unit: ``"16G"``.
+    throttle : int, optional
+        At most so many trials at once.
+    nodelist, exclude : str or list of str, optional
+        Nodes to use, nodes to avoid.
+    mail : str, optional
+        An address; Slurm writes to it when the array ends or fails.
+    signal : str, optional
+        ``"USR1@60"``: this signal so many seconds before the limit. It reaches the program.
+    requeue : bool, optional
+        Whether Slurm may start a trial again after a preemption or a lost node. Unless given,
+        the site decides; with `secrets` it may not.
+    exclusive : bool
+        Whether a trial has its node for itself.
+    options : mapping of str to str, int or bool
+        Further options of ``sbatch``, by their long names: ``{"switches": 1, "spread-job": True}``.
+    workdir : path, optional
+        Where the program runs; unless given, the current directory at launch. A task whose node
+        lacks it fails and says so (Slurm alone would run it in /tmp).
+    modules : sequence of str
+        For ``module load``.
+    venv, conda, python : str, optional
+        One of: a virtual environment's folder, a conda environment's name or folder, a Python
+        whose folder comes first on PATH. Unless one is given, and no module is, a cluster on this
+        machine uses the Python that plans.
+    pre_commands : sequence of str
+        Lines of bash that run before the program; one that fails ends the trial.
+    env : mapping of str to str
+        Environment variables.
+    secrets : sequence of str
+        Names of variables, such as ``"WANDB_API_KEY"``, whose values are taken at launch from the
+        environment or from ``.env``. They travel in a file of mode 0600 in the run's folder, which
+        goes when the run ends, and stand nowhere else.
+
+    Raises
+    ------
+    JobError
+        With a line for each field that can't be meant.
+
+    Notes
+    -----
+    The environment of a trial is what ``sbatch`` passes on with ``--export=ALL`` from a small clean
+    one: HOME, USER, LOGNAME, SHELL, PATH, the locale, the time zone and the module system's
+    variables. Nothing else of the notebook's environment reaches a trial, and neither SLURM_* nor
+    SBATCH_* of a job that Jupyter itself may run in. Unlike ``--export=NONE`` this leaves ``srun``
+    inside the trial as it is, and asks no login shell on the node.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+    time: timedelta | Literal["UNLIMITED"] | None = None
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: str | None = None
+    reservation: Word | None = None
+    licenses: Word | None = None
+    dependency: Word | None = None
+    nodes: Count | None = None
+    ntasks_per_node: Count | None = None
+    cpus_per_task: Count | None = None
+    gpus: Count | None = None
+    gpus_per_node: Count | None = None
+    gpus_per_task: Count | None = None
+    gpu_type: Word | None = None
+    mem: str | None = None
+    throttle: Count | None = None
+    nodelist: Word | None = None
+    exclude: Word | None = None
+    mail: Word | None = None
+    signal: str | None = None
+    requeue: bool | None = None
+    exclusive: bool = False
+    options: dict[str, str | bool | int] = Field(default_factory=dict)
+    workdir: Path | None = None
+    modules: Words = ()
+    venv: str | None = None
+    conda: str | None = None
+    python: str | None = None
+    pre_commands: Words = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    secrets: Words = ()
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            lines = [f"{place or 'Job'}: {what}" for place, what in problems(error, type(self))]
+            raise JobError("; ".join(lines)) from None
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _read_time(cls, given: Any) -> Any:
+        if given is None:
+            return None
+        length = parse_walltime(given)
+        return "UNLIMITED" if length is None else length
+
+    @field_validator("partition", "account", "qos", "reservation", "licenses", "dependency", "gpu_type", "nodelist", "exclude", "mail")
+    @classmethod
+    def _check_word(cls, text: str | None) -> str | None:
+        return text if text is None else _plain(text)
+
+    @field_validator("mem", mode="before")
+    @classmethod
+    def _check_mem(cls, given: Any) -> Any:
+        if given is None:
+            return None
+        if isinstance(given, (int, float)) or (isinstance(given, str) and given.isdecimal()):
+            raise ValueError(f"{given!r} is ambiguous: Slurm would read megabytes; write '{given}G' or '{given}M'")
+        match = re.fullmatch(r"(\d+)\s*([KMGT])(i?B)?", given, re.IGNORECASE) if isinstance(given, str) else None
+        if not match:
+            raise ValueError(f"{given!r} is no amount of memory; write '16G', '500M'")
+        return match[1] + match[2].upper()
+
+    @field_validator("signal")
+    @classmethod
+    def _check_signal(cls, given: str | None) -> str | None:
+        if given is not None and not re.fullmatch(r"([RB]{1,2}:)?[A-Z0-9]+(@\d+)?", given):
+            raise ValueError(f"{given!r} is no signal; write 'USR1@60', seconds before the limit")
+        return given
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name, value in given.items():
+            if not re.fullmatch(r"[a-z][a-z0-9-]+", name):
+                raise ValueError(f"{name!r} is no long option of sbatch; write it without dashes before it, as in 'switches'")
+            if name in _OWN_OPTIONS:
+                raise ValueError(f"{name!r} can't be passed through: {_OWN_OPTIONS[name]}")
+            if name.replace("-", "_") in cls.model_fields:
+                raise ValueError(f"{name!r} has a field of its own: use {name.replace('-', '_')}=")
+            if isinstance(value, str) and value and not value.isprintable():
+                raise ValueError(f"{name!r}: {value!r} can't stand in an #SBATCH line")
+        return given
+
+    @field_validator("modules")
+    @classmethod
+    def _check_modules(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            _plain(name)
+        return given
+
+    @field_validator("env")
+    @classmethod
+    def _check_env(cls, given: dict[str, str]) -> dict[str, str]:
+        check_env("env", given)
+        return given
+
+    @field_validator("secrets")
+    @classmethod
+    def _check_secrets(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+                hint = "; give the variable's name alone, its value is taken from the environment" if "=" in name else ""
+                raise ValueError(f"{name.partition('=')[0]!r} is no name of an environment variable{hint}")
+            if is_reserved(name):
+                raise ValueError(f"{name!r} belongs to the scheduler or to the run")
+        return given
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Job:
+        counted = [name for name in ("gpus", "gpus_per_node", "gpus_per_task") if getattr(self, name) is not None]
+        if len(counted) > 1:
+            raise ValueError(f"{' and '.join(counted)} count the same GPUs; give one")
+        if self.gpu_type is not None and not counted:
+            raise ValueError(f"gpu_type={self.gpu_type!r} needs a number; add gpus=1")
+        pythons = [name for name in ("venv", "conda", "python") if getattr(self, name) is not None]
+        if len(pythons) > 1:
+            raise ValueError(f"{' and '.join(pythons)} each choose a Python; give one")
+        return self
+
+    @field_serializer("time")
+    def _write_time(self, value: timedelta | str | None) -> str | None:
+        return None if value is None else format_walltime(self.limit)
+
+    # ---- what others ask of it -----------------------------------------------------------------
+
+    @property
+    def gpu_count(self) -> int:
+        """GPUs of one trial, over all its nodes."""
+        tasks = (self.nodes or 1) * (self.ntasks_per_node or 1)
+        return self.gpus or (self.gpus_per_node or 0) * (self.nodes or 1) or (self.gpus_per_task or 0) * tasks
+
+    @property
+    def cpu_count(self) -> int:
+        """Cores of one trial, over all its nodes."""
+        return (self.cpus_per_task or 1) * (self.ntasks_per_node or 1) * (self.nodes or 1)
+
+    @property
+    def limit(self) -> timedelta | None:
+        """The walltime; None where none is set, or none is wanted."""
+        return self.time if isinstance(self.time, timedelta) else None
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields that were set."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+    def directives(self) -> list[tuple[str, str | None]]:
+        """Return the options of ``sbatch`` that these resources mean, by their long names."""
+        of_type = f"{self.gpu_type}:" if self.gpu_type else ""
+        found: list[tuple[str, str | None]] = []
+        for name in ("partition", "account", "qos", "constraint", "reservation", "licenses", "dependency", "nodes", "ntasks_per_node", "cpus_per_task"):
+            if (value := getattr(self, name)) is not None:
+                found.append((name.replace("_", "-"), str(value)))
+        for name in ("gpus", "gpus_per_node", "gpus_per_task"):
+            if (count := getattr(self, name)) is not None:
+                found.append((name.replace("_", "-"), f"{of_type}{count}"))
+                if name == "gpus_per_task" and self.ntasks_per_node is None:
+                    found.append(("ntasks", str(self.nodes or 1)))  # sbatch counts tasks only if told how many
+        for name in ("mem", "nodelist", "exclude"):
+            if (value := getattr(self, name)) is not None:
+                found.append((name, value))
+        if self.time is not None:
+            found.append(("time", format_walltime(self.limit)))
+        if self.mail is not None:
+            found += [("mail-user", self.mail), ("mail-type", "END,FAIL")]
+        if self.signal is not None:
+            # Without B: only steps that srun started get it, and a trial is none.
+            found.append(("signal", self.signal if ":" in self.signal else f"B:{self.signal}"))
+        if self.requeue is not None or self.secrets:
+            found.append(("requeue" if self.requeue else "no-requeue", None))
+        if self.exclusive:
+            found.append(("exclusive", None))
+        for name, value in self.options.items():
+            if value is not False:
+                found.append((name, None if value is True else str(value)))
+        return found
+
+    def __repr__(self) -> str:
+        given = self.given()
+        if "time" in given and given["time"] is not None:
+            given["time"] = format_walltime(self.limit)
+        return f"Job({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+    __str__ = __repr__
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    """Say each of pydantic's complaints in words: the field, and what is wrong with its value."""
+    found = []
+    for detail in error.errors(include_url=False):
+        place = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("function-", "constrained-")))
+        cause = detail.get("ctx", {}).get("error")
+        if detail["type"] == "extra_forbidden":
+            what = f"no such field; {nearest(str(detail['loc'][-1]), model.model_fields)}"
+        elif isinstance(cause, (InvalidInput, ValueError)):
+            what = str(cause)
+        else:
+            what = f"{detail['msg'][0].lower()}{detail['msg'][1:]}, not {detail['input']!r}"
+        found.append((place, what))
+    return found

@@ -1,0 +1,345 @@
+"""Plan: sweep × job × cluster, with its run id and tokens drawn. What it shows is what is submitted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+from nexa_sdk.errors import ClusterError, PreflightFailed, SweepError
+from nexa_sdk.journal import ArrayRecord, Journal, RunRecord
+from nexa_sdk.run import Run, read_secrets, submit_arrays
+from nexa_sdk.scheduling.base import Check, Limits, Scheduler
+from nexa_sdk.scheduling.slurm.script import ArrayScript, render
+from nexa_sdk.states import State
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nexa_sdk.code_version import CodeVersion
+    from nexa_sdk.cost_report import CostReport
+    from nexa_sdk.job import Job
+    from nexa_sdk.sweep import Sweep
+    from nexa_sdk.transports.base import Transport
+
+__all__ = ["Plan", "Where"]
+
+
+class Where(Protocol):
+    """What a plan needs of a cluster."""
+
+    url: str
+    runs_folder: str
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+    @property
+    def transport(self) -> Transport: ...
+    @property
+    def journal(self) -> Journal: ...
+    def run(self, record: RunRecord) -> Run: ...
+
+
+class Plan:
+    """What will happen: the exact script, the trials, the cost. A value that can be submitted.
+
+    Get one from ``cluster.plan(sweep, job)``. Submitting it twice is one run.
+
+    Attributes
+    ----------
+    id : str
+        The id of the run that it becomes.
+    sweep, job
+        What is tried, and with what.
+    folder : str
+        The folder that the run gets on the cluster.
+    workdir : str
+        Where the program runs.
+    """
+
+    def __init__(self, sweep: Sweep, job: Job, cluster: Where, *, limits: Limits) -> None:
+        if not len(sweep):
+            raise SweepError(f"{sweep!r} is empty: where= leaves no trial")
+        self.sweep = sweep
+        self.job = job
+        self.cluster = cluster
+        self.id = f"{sweep.name}-{uuid.uuid4().hex[:6]}"
+        self.folder = f"{cluster.runs_folder.rstrip('/')}/{self.id}"
+        here = cluster.transport.is_here
+        self.workdir = os.path.abspath(os.path.expanduser(job.workdir or ".")) if here else str(job.workdir or ".")
+        self.python_folder = _python_folder(job, here)
+        self.limits = limits
+        size = min(limits.array_size, len(sweep))
+        self.arrays = _Chunks(len(sweep), size)
+        self.scripts: Sequence[str] = _Scripts(self)
+
+    @cached_property
+    def script(self) -> str:
+        """The script of the first array, exactly as it is submitted; `scripts` has those of all."""
+        return self._render(0)
+
+    @property
+    def tokens(self) -> list[str]:
+        """The names of the arrays: the marks that find their submissions again."""
+        return [f"{self.id}-{number}" for number in range(len(self.arrays))]
+
+    def _render(self, number: int) -> str:
+        first, count = self.arrays[number]
+        text = render(
+            self.sweep,
+            self.job,
+            ArrayScript(
+                run=self.id,
+                token=f"{self.id}-{number}",
+                folder=self.folder,
+                first=first,
+                count=count,
+                total=len(self.sweep),
+                workdir=self.workdir,
+                python_folder=self.python_folder,
+            ),
+        )
+        if len(text) > self.limits.script_bytes // 4 and len(text.encode()) > self.limits.script_bytes:
+            raise SweepError(
+                f"the script has {len(text.encode()):,} bytes, and {self.cluster.url} takes {self.limits.script_bytes:,}: "
+                "shorten the lists of values, or let a file hold them and pass its name"
+            )
+        return text
+
+    def trials(self, first: int | None = None) -> pd.DataFrame:
+        """Return the trials as a DataFrame; see :meth:`Sweep.trials`."""
+        return self.sweep.trials(first)
+
+    def cost(self) -> CostReport:
+        """Estimate the GPU-hours from the walltime: an upper bound. The price is not known yet."""
+        from nexa_sdk.cost_report import CostReport
+
+        return CostReport.upper_bound(self.job, trials=len(self.sweep))
+
+    # ---- before --------------------------------------------------------------------------------
+
+    def preflight(self) -> pd.DataFrame:
+        """Ask the cluster what only the cluster knows.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each check: `what`, `verdict` (ok, warning, error, unknown), `words`.
+        """
+        import pandas as pd
+
+        checks = [*self.checks(), *self._expected_start()]
+        return pd.DataFrame([asdict(check) for check in checks])
+
+    def checks(self) -> list[Check]:
+        """Look at program, working directory, partition, walltime and GPUs."""
+        found = list(_program(self)) if self.cluster.transport.is_here else []
+        return found + self.cluster.scheduler.checks(self.job, script=self.script, folder=self.folder, tasks=len(self.sweep))
+
+    def _expected_start(self) -> list[Check]:
+        ask = getattr(self.cluster.scheduler, "expected_start", None)
+        return [ask(self.script, self.folder)] if ask is not None else []
+
+    # ---- launching -----------------------------------------------------------------------------
+
+    def submit(self, *, again: bool = False, check: bool = True) -> Run:
+        """Submit it, and return the run.
+
+        A plan that is the same in script and code as a run that is unfinished or completed returns
+        that run, so that "Run All" launches nothing twice.
+
+        Parameters
+        ----------
+        again : bool
+            Run anew, even so.
+        check : bool
+            Look at :meth:`checks` first, and submit nothing if one is an error.
+
+        Raises
+        ------
+        PreflightFailed, SubmissionRejected, SubmissionUnknown
+        """
+        journal = self.cluster.journal
+        if not again and (known := self._known(journal)) is not None:
+            return known
+        if check:
+            errors = [f"{failed.what}: {failed.words}" for failed in self.checks() if failed.verdict == "error"]
+            if errors:
+                raise PreflightFailed(f"{self.id} was not submitted: {'; '.join(errors)}")
+        secrets = read_secrets(self.job)
+        now = time.time()
+        record = RunRecord(self.id, self.cluster.url, self.folder, self.digest, len(self.sweep), now)
+        arrays = [
+            ArrayRecord(token, self.id, f"job-{n}.sbatch", first, f"0-{count - 1}", "intent", None, "", now, None)
+            for n, (token, (first, count)) in enumerate(zip(self.tokens, self.arrays, strict=True))
+        ]
+        written = self.written()
+        if journal.begin(record, written, arrays):
+            plan_file = {"plan.json": json.dumps(written, indent=1).encode()}
+            files = {array.token: {array.script: self.scripts[n].encode(), **(plan_file if n == 0 else {})} for n, array in enumerate(arrays)}
+            submit_arrays(self.cluster.scheduler, journal, self.folder, self.job, arrays, files=files, secrets=secrets)
+        return self.cluster.run(record)
+
+    def _known(self, journal: Journal) -> Run | None:
+        """Find a run of the same script and code that is unfinished or completed."""
+        for run_id in journal.like(self.digest, self.cluster.url):
+            run = self.cluster.run(journal.run(run_id))
+            try:
+                attempts = run.refresh(max_age=1.0)
+            except ClusterError as error:
+                raise ClusterError(
+                    f"the same plan was launched before as {run_id}, and its cluster does not answer, so it may still run: {error}. "
+                    "again=True launches it all the same"
+                ) from error
+            states = {attempt.status.state for attempt in attempts}
+            is_unfinished = any(not state.is_terminal for state in states)
+            if run_id == self.id:
+                return run
+            if is_unfinished or states == {State.COMPLETED}:
+                what = "is not finished" if is_unfinished else "is completed"
+                print(f"Launched nothing: {run_id} is the same in script and code, and {what}. again=True (--again) runs it anew.")
+                return run
+        return None
+
+    @cached_property
+    def code(self) -> CodeVersion:
+        """Which code the working directory holds."""
+        from nexa_sdk.code_version import code_version
+
+        return code_version(Path(self.workdir), self.sweep.command)
+
+    @cached_property
+    def digest(self) -> str:
+        """What two plans share that run the same script and the same code on the same cluster."""
+        same = {key: value for key, value in self.written().items() if key not in ("id", "folder", "arrays")}
+        same["code"] = self.code.digest  # not the commit: saving a notebook makes that dirty
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+
+    def written(self) -> dict[str, Any]:
+        """Return everything needed to run exactly this again, as ``plan.json`` has it."""
+        from nexa_sdk import __version__
+        from nexa_sdk.written import write_sweep
+
+        return {
+            "nexa_sdk": __version__,
+            "id": self.id,
+            "cluster": self.cluster.url,
+            "folder": self.folder,
+            "workdir": self.workdir,
+            "python_folder": self.python_folder,
+            "code": asdict(self.code),
+            "job": self.job.model_dump(mode="json", exclude_unset=True),
+            "sweep": write_sweep(self.sweep),
+            "arrays": [[f"job-{n}.sbatch", first, count] for n, (first, count) in enumerate(self.arrays)],
+        }
+
+    # ---- how it shows itself -------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        arrays = f" in {len(self.arrays)} arrays" if len(self.arrays) > 1 else ""
+        return f"<Plan {self.id}: {self.sweep._size_text()}{arrays} on {self.cluster.url}>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from nexa_sdk import display
+
+        return {"text/plain": display.plan_text(self), "text/html": display.plan_html(self)}
+
+
+class _Chunks(Sequence[tuple[int, int]]):
+    """Where each array begins, and how many trials it has."""
+
+    def __init__(self, total: int, size: int) -> None:
+        self.total, self.size = total, size
+
+    def __len__(self) -> int:
+        return -(-self.total // self.size)
+
+    @overload
+    def __getitem__(self, n: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, n: slice) -> list[tuple[int, int]]: ...
+    def __getitem__(self, n: int | slice) -> tuple[int, int] | list[tuple[int, int]]:
+        if isinstance(n, slice):
+            return [self[k] for k in range(len(self))[n]]
+        first = range(len(self))[n] * self.size
+        return first, min(self.size, self.total - first)
+
+
+class _Scripts(Sequence[str]):
+    """The arrays' scripts, each rendered when it is asked for."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __len__(self) -> int:
+        return len(self._plan.arrays)
+
+    @overload
+    def __getitem__(self, n: int) -> str: ...
+    @overload
+    def __getitem__(self, n: slice) -> list[str]: ...
+    def __getitem__(self, n: int | slice) -> str | list[str]:
+        if isinstance(n, slice):
+            return [self[k] for k in range(len(self))[n]]
+        number = range(len(self))[n]
+        return self._plan.script if number == 0 else self._plan._render(number)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[n] for n in range(len(self)))
+
+
+def _python_folder(job: Job, here: bool) -> str | None:
+    """Choose the folder of programs that comes first on PATH: the wanted Python's, else this one's."""
+    if job.python is not None:
+        return os.path.dirname(os.path.abspath(os.path.expanduser(job.python)) if here else job.python) or None
+    if job.venv or job.conda or job.modules or not here:
+        return None
+    return os.path.dirname(sys.executable)
+
+
+def _program(plan: Plan) -> Iterator[Check]:
+    """Look for the working directory, the Python and the program, and the script that it runs."""
+    job, workdir = plan.job, Path(plan.workdir)
+    if not workdir.is_dir():
+        yield Check("working directory", "error", f"{workdir} is no directory; give workdir=")
+        return
+    yield Check("working directory", "ok", str(workdir))
+    yield from _surroundings(job)
+    for name in job.secrets:
+        if not os.environ.get(name) and not (workdir / ".env").is_file() and not Path(".env").is_file():
+            yield Check("secrets", "error", f"{name} is neither in the environment nor in .env; set it there, or leave it out")
+    program = plan.sweep.command[0]
+    folders = [plan.python_folder, f"{os.path.expanduser(job.venv)}/bin" if job.venv else None, os.environ.get("PATH", os.defpath)]
+    found = shutil.which(str(workdir / program) if "/" in program else program, path=os.pathsep.join(filter(None, folders)))
+    if found:
+        yield Check("program", "ok", found)
+    elif job.modules or job.conda or job.pre_commands:
+        yield Check("program", "unknown", f"{program} is not on PATH here; modules, conda or pre-commands may bring it")
+    elif "{" in program:
+        yield Check("program", "unknown", f"{program} differs from trial to trial")
+    else:
+        yield Check("program", "error", f"there is no program {program!r} on PATH or in {workdir}")
+    if Path(program).name.startswith(("python", "bash", "sh", "torchrun")):
+        for word in plan.sweep.command[1:]:
+            if word in ("-m", "-c"):
+                return
+            if word.endswith((".py", ".sh")) and "{" not in word:
+                exists = (workdir / os.path.expanduser(word)).is_file()
+                yield Check("script", "ok" if exists else "error", word if exists else f"there is no {word} in {workdir}; give workdir=, or its whole path")
+                return
+
+
+def _surroundings(job: Job) -> Iterator[Check]:
+    if job.venv and not os.path.isfile(os.path.join(os.path.expanduser(job.venv), "bin", "activate")):
+        yield Check("virtual environment", "error", f"{job.venv} has no bin/activate; make it with python -m venv")
+    if job.python and not os.access(os.path.expanduser(job.python), os.X_OK):
+        yield Check("python", "error", f"{job.python} is no program; give the whole path of a Python")

@@ -1,0 +1,157 @@
+"""What a scheduler does, whichever it is: the embedded one and Slurm behind one interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from nexa_sdk.states import State
+
+if TYPE_CHECKING:
+    from nexa_sdk.job import Job
+
+__all__ = ["ArrayHandle", "Check", "Limits", "Scheduler", "Submission", "TaskStatus"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a scheduler accepts.
+
+    Attributes
+    ----------
+    array_size : int
+        The most tasks of one array (Slurm's MaxArraySize is one more than the highest index).
+    script_bytes : int
+        The longest script.
+    """
+
+    array_size: int = 1001
+    script_bytes: int = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One array on its way to a scheduler.
+
+    Attributes
+    ----------
+    token : str
+        The array's name; whoever finds it finds the submission.
+    folder : str
+        The run's folder.
+    script : str
+        The script's name in it.
+    files : mapping of str to bytes
+        What is laid into the folder first, by relative path; what is under ``secrets/`` is for
+        its owner alone.
+    tasks : str
+        Which tasks, as sbatch's ``--array`` has them.
+    job : Job
+        The resources, for a scheduler that does not read ``#SBATCH`` lines.
+    is_retry : bool
+        Whether `token` and `tasks` are others than the script says.
+    """
+
+    token: str
+    folder: str
+    script: str
+    tasks: str
+    job: Job
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # may hold secrets
+    is_retry: bool = False
+
+
+@dataclass(frozen=True)
+class ArrayHandle:
+    """A submitted array: where to ask for it."""
+
+    job_id: str
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """What is known of a task.
+
+    `exit_code` is as a shell says it: 128 + n after signal n. Times are seconds since the epoch.
+    """
+
+    state: State
+    exit_code: int | None = None
+    start: float | None = None
+    end: float | None = None
+    node: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at before a launch.
+
+    Attributes
+    ----------
+    what : str
+        What was asked.
+    verdict : {'ok', 'warning', 'error', 'unknown'}
+        An error would make the launch fail; unknown is what could not be asked.
+    words : str
+        The answer, and how to mend it.
+    """
+
+    what: str
+    verdict: Literal["ok", "warning", "error", "unknown"]
+    words: str
+
+
+class Scheduler(ABC):
+    """Submits arrays and says what became of them."""
+
+    @abstractmethod
+    def limits(self) -> Limits:
+        """Say what is accepted; asked once, then remembered."""
+
+    @abstractmethod
+    def submit(self, submission: Submission) -> str:
+        """Lay the files down, submit the script, and return the job's id.
+
+        Raises
+        ------
+        SubmissionRejected
+            The scheduler said no, in its own words; nothing was submitted.
+        SubmissionUnknown
+            It may have been accepted.
+        """
+
+    @abstractmethod
+    def find(self, token: str, folder: str) -> str | None:
+        """Find a submission by its token: its job's id, or None on proof that there is none.
+
+        Raises
+        ------
+        ClusterError
+            When nobody could be asked.
+        """
+
+    @abstractmethod
+    def poll(self, arrays: Sequence[ArrayHandle]) -> dict[str, dict[int, TaskStatus]]:
+        """Ask about all tasks of all arrays at once.
+
+        Returns
+        -------
+        dict
+            By job id, then by task. A task that nobody remembers is left out.
+        """
+
+    @abstractmethod
+    def cancel(self, array: ArrayHandle, tasks: str | None) -> None:
+        """End tasks, first by TERM, then by KILL; None means all."""
+
+    @abstractmethod
+    def checks(self, job: Job, *, script: str, folder: str, tasks: int) -> list[Check]:
+        """Look at what only the cluster knows: partition, limits, GPUs, expected start."""
+
+    @abstractmethod
+    def partitions(self) -> list[str]:
+        """Name the partitions; none where there are no such things."""

@@ -1,0 +1,278 @@
+"""The embedded scheduler's supervisor: one detached process for one array.
+
+Run as ``python -I supervisor.py SPEC.json``. It needs the standard library alone, imports nothing
+of nexa_sdk, outlives whoever started it, and ends with the array's last task.
+
+Files beside SPEC.json, all named after the array's token:
+
+``.events``
+    One JSON line for every change of a task; this process alone writes it while it lives.
+``.lock``
+    Locked (flock) as long as this process lives: whoever can lock it knows that it died.
+``.fifo``
+    Takes lines such as ``cancel 0-3,7`` and ``cancel all``.
+
+A task gets cores and GPUs by locking a file for each. The task's own processes hold those locks,
+so several supervisors share a machine without a daemon, and a crash frees nothing that is in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import heapq
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+RETRY_LOCKS = 0.25  # seconds until cores and GPUs that others hold are asked for again
+
+
+def pids_of_session(session: int) -> List[int]:
+    """Return the processes of a session."""
+    if os.path.isdir("/proc/self"):
+        candidates = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    else:  # macOS
+        listing = subprocess.run(["ps", "-axo", "pid="], stdout=subprocess.PIPE, check=True).stdout
+        candidates = [int(word) for word in listing.split()]
+    found = []
+    for pid in candidates:
+        with contextlib.suppress(OSError):
+            if os.getsid(pid) == session:
+                found.append(pid)
+    return found
+
+
+def signal_session(session: int, number: int) -> None:
+    """Send a signal to every process of a session."""
+    for pid in pids_of_session(session):
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+def start_ticks(pid: int) -> Optional[str]:
+    """Return when a process began, in the kernel's ticks: with its pid it names it for ever."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
+class Task:
+    """One running task."""
+
+    def __init__(self, number: int, process: "subprocess.Popen[bytes]") -> None:
+        self.number = number
+        self.process = process
+        self.ending = ""  # the state that it will have once it is gone
+
+
+class Supervisor:
+    """Starts the tasks of one array, watches them, and writes down what becomes of them."""
+
+    def __init__(self, spec_path: str) -> None:
+        with open(spec_path) as file:
+            self.spec: Dict[str, Any] = json.load(file)
+        self.base = spec_path[: -len(".json")]
+        self.pending: List[int] = list(self.spec["tasks"])
+        self.running: Dict[int, Task] = {}  # by pid
+        self.timers: List[Tuple[float, int, str]] = []  # when, pid, what
+        self.blocked_until = 0.0
+        # Locked before there are events: a lock that is free beside them means a death.
+        self.lock = os.open(self.base + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.events = open(self.base + ".events", "a", buffering=1)
+
+    # ---- what it writes down -------------------------------------------------------------------
+
+    def note(self, task: int, state: str, **more: Any) -> None:
+        """Write one change of a task."""
+        self.events.write(json.dumps({"task": task, "state": state, "time": time.time(), **more}) + "\n")
+
+    # ---- resources -----------------------------------------------------------------------------
+
+    def claim(self, kind: str, names: List[str], count: int) -> Optional[Dict[str, int]]:
+        """Lock `count` of the named resources, or none: name to file descriptor."""
+        held: Dict[str, int] = {}
+        for name in random.sample(names, len(names)) if kind == "cpu" else names:
+            if len(held) == count:
+                break
+            fd = os.open(os.path.join(self.spec["locks"], "%s-%s.lock" % (kind, name)), os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(fd)
+            else:
+                held[name] = fd
+        if len(held) == count:
+            return held
+        for fd in held.values():
+            os.close(fd)
+        return None
+
+    # ---- tasks ---------------------------------------------------------------------------------
+
+    def start_some(self) -> None:
+        """Start pending tasks as far as the throttle, the cores and the GPUs allow."""
+        while self.pending and (not self.spec["throttle"] or len(self.running) < self.spec["throttle"]):
+            gpus = self.claim("gpu", self.spec["gpu_names"], self.spec["gpus"])
+            if gpus is None:
+                break
+            cpus = self.claim("cpu", [str(k) for k in range(self.spec["slots"])], self.spec["cpus"])
+            if cpus is None:
+                for fd in gpus.values():
+                    os.close(fd)
+                break
+            held = [*gpus.values(), *cpus.values()]
+            try:
+                self.start(self.pending.pop(0), sorted(gpus, key=self.spec["gpu_names"].index), held)
+            finally:
+                for fd in held:  # the task's processes hold them now
+                    os.close(fd)
+        else:
+            self.blocked_until = 0.0
+            return
+        self.blocked_until = time.monotonic() + RETRY_LOCKS
+
+    def start(self, number: int, gpus: List[str], held: List[int]) -> None:
+        """Start one task."""
+        spec = self.spec
+        env = dict(spec["env"])
+        env.update(
+            SLURM_JOB_ID=spec["job_id"],
+            SLURM_JOB_NAME=spec["token"],
+            SLURM_ARRAY_JOB_ID=spec["job_id"],
+            SLURM_ARRAY_TASK_ID=str(number),
+            SLURM_ARRAY_TASK_COUNT=str(len(spec["tasks"])),
+            SLURM_CPUS_PER_TASK=str(spec["cpus"]),
+            SLURM_CLUSTER_NAME="local",
+            SLURMD_NODENAME=spec["host"],
+        )
+        if gpus:
+            env.update(CUDA_VISIBLE_DEVICES=",".join(gpus), SLURM_JOB_GPUS=",".join(gpus), SLURM_GPUS_ON_NODE=str(len(gpus)))
+        path = os.path.join(spec["folder"], "logs", "%s_%d.log" % (spec["job_id"], number))
+        try:
+            with open(path, "ab") as log:
+                process = subprocess.Popen(
+                    [spec["bash"], os.path.join(spec["folder"], spec["script"])],
+                    env=env,
+                    cwd=spec["folder"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=held,
+                )
+        except OSError as error:
+            self.note(number, "FAILED", reason="could not be started: %s" % error)
+            return
+        self.running[process.pid] = Task(number, process)
+        self.note(number, "RUNNING", pid=process.pid, ticks=start_ticks(process.pid), gpus=",".join(gpus))
+        if spec["limit"]:
+            heapq.heappush(self.timers, (time.monotonic() + spec["limit"], process.pid, "TIMEOUT"))
+
+    def end(self, pid: int, state: str) -> None:
+        """Ask a task to end, and see to it that it does."""
+        task = self.running.get(pid)
+        if task is None or task.ending:
+            return
+        task.ending = state
+        signal_session(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)  # the script passes it on to the program
+        heapq.heappush(self.timers, (time.monotonic() + self.spec["kill_wait"], pid, "KILL"))
+
+    def reap(self) -> None:
+        """Write down the tasks that ended."""
+        for pid in [pid for pid, task in self.running.items() if task.process.poll() is not None]:
+            task = self.running.pop(pid)
+            signal_session(pid, signal.SIGKILL)  # what it left behind, as Slurm does
+            code = task.process.returncode
+            state = task.ending or ("COMPLETED" if code == 0 else "FAILED")
+            self.note(task.number, state, exit=code if code >= 0 else 128 - code)
+
+    def fire(self) -> None:
+        """Do what is due."""
+        while self.timers and self.timers[0][0] <= time.monotonic():
+            _, pid, what = heapq.heappop(self.timers)
+            if what == "KILL":
+                if pid in self.running:
+                    signal_session(pid, signal.SIGKILL)
+            else:
+                self.end(pid, what)
+
+    def obey(self, line: str) -> None:
+        """Follow one line of the control pipe."""
+        verb, _, which = line.strip().partition(" ")
+        if verb != "cancel":
+            return
+        if which == "all":
+            chosen = set(self.spec["tasks"])
+        else:
+            chosen = set()
+            for part in which.split(","):
+                low, _, high = part.partition("-")
+                chosen.update(range(int(low), int(high or low) + 1))
+        for number in [number for number in self.pending if number in chosen]:
+            self.pending.remove(number)
+            self.note(number, "CANCELLED")
+        for pid in [pid for pid, task in self.running.items() if task.number in chosen]:
+            self.end(pid, "CANCELLED")
+
+    # ---- the loop ------------------------------------------------------------------------------
+
+    def wait_time(self) -> Optional[float]:
+        """Say how long nothing can become due."""
+        due = [self.timers[0][0]] if self.timers else []
+        if self.blocked_until:
+            due.append(self.blocked_until)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def run(self, ready: int) -> None:
+        """Work until the last task has ended."""
+        fifo = os.open(self.base + ".fifo", os.O_RDWR | os.O_NONBLOCK)
+        wake, woken = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(woken, False)
+        signal.set_wakeup_fd(woken)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        os.write(ready, b"ready\n")
+        os.close(ready)
+        unread = b""
+        self.start_some()
+        while self.pending or self.running:
+            readable, _, _ = select.select([fifo, wake], [], [], self.wait_time())
+            if wake in readable:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake, 4096)
+            if fifo in readable:
+                unread += os.read(fifo, 65536)
+                *lines, unread = unread.split(b"\n")
+                for line in lines:
+                    self.obey(line.decode())
+            self.reap()
+            self.fire()
+            self.start_some()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.spec["folder"], "secrets", self.spec["token"]))
+        os.unlink(self.base + ".fifo")
+
+
+def main() -> None:
+    """Detach from the caller, and supervise."""
+    spec_path, ready = sys.argv[1], int(sys.argv[2])
+    if os.fork():  # so that nobody has to wait for a child that outlives the caller
+        os._exit(0)
+    os.setsid()
+    Supervisor(spec_path).run(ready)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The one poller of a cluster: one batched question for every run and every view."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from nexa_sdk.errors import ClusterError
+from nexa_sdk.scheduling.base import ArrayHandle, Scheduler, TaskStatus
+
+__all__ = ["Subscription", "Watcher"]
+
+Answer = dict[str, dict[int, TaskStatus]]
+
+SHORTEST, LONGEST, GROWTH = 0.5, 30.0, 1.4  # seconds between questions; they grow while nothing changes
+
+
+class Subscription:
+    """Somebody who wants to hear; until closed."""
+
+    def __init__(self, watcher: Watcher, arrays: Callable[[], Sequence[ArrayHandle]], heard: Callable[[], None]) -> None:
+        self._watcher = watcher
+        self.arrays = arrays
+        self.heard = heard
+
+    def close(self) -> None:
+        """Stop listening; the last one to go ends the poller's thread."""
+        self._watcher._leave(self)
+
+
+class Watcher:
+    """Asks a scheduler, and remembers the answer for everybody.
+
+    A thread asks by itself only while there are subscriptions.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self._asking = threading.Lock()
+        self._answers: Answer = {}
+        self._asked_at: dict[str, float] = {}
+        self._subscriptions: list[Subscription] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, arrays: Sequence[ArrayHandle], *, max_age: float = 0.0) -> Answer:
+        """Return what is known of the arrays, not older than `max_age` seconds.
+
+        Whoever else is watched is asked for in the same breath.
+
+        Raises
+        ------
+        ClusterError
+            When the scheduler does not answer.
+        """
+        wanted_since = time.monotonic() - max_age
+        with self._asking:  # who waited here finds the answer that the other got
+            if any(self._asked_at.get(array.job_id, -1e9) < wanted_since for array in arrays):
+                everyone = {array.job_id: array for array in [*arrays, *self._watched()]}
+                began = time.monotonic()
+                self._answers.update(self.scheduler.poll(list(everyone.values())))
+                self._asked_at.update(dict.fromkeys(everyone, began))
+            return {array.job_id: self._answers.get(array.job_id, {}) for array in arrays}
+
+    def forget(self, job_ids: Sequence[str]) -> None:
+        """Drop arrays that have ended: nobody asks for them again."""
+        with self._asking:
+            for job_id in job_ids:
+                self._answers.pop(job_id, None)
+                self._asked_at.pop(job_id, None)
+
+    def subscribe(self, arrays: Callable[[], Sequence[ArrayHandle]], heard: Callable[[], None]) -> Subscription:
+        """Call `heard` after each question, from the poller's thread, until the subscription closes."""
+        subscription = Subscription(self, arrays, heard)
+        with self._changed:
+            self._subscriptions.append(subscription)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._loop, name="nexa-watcher", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return subscription
+
+    def _leave(self, subscription: Subscription) -> None:
+        with self._changed:
+            if subscription in self._subscriptions:
+                self._subscriptions.remove(subscription)
+            self._changed.notify_all()
+
+    def _watched(self) -> list[ArrayHandle]:
+        with self._changed:
+            subscriptions = list(self._subscriptions)
+        return [array for subscription in subscriptions for array in subscription.arrays()]
+
+    def _loop(self) -> None:
+        interval, before = SHORTEST, None
+        while True:
+            with self._changed:
+                if not self._subscriptions:
+                    self._thread = None
+                    return
+            try:
+                now = self.ask(self._watched())
+            except ClusterError:
+                # A hiccup is no news of the tasks; whoever asks by status() hears of it.
+                now = before or {}
+                interval = LONGEST / 4
+            interval = SHORTEST if now != before else min(LONGEST, interval * GROWTH)
+            before = now
+            with self._changed:
+                subscriptions = list(self._subscriptions)
+            for subscription in subscriptions:
+                subscription.heard()
+            with self._changed:
+                count = len(self._subscriptions)
+                self._changed.wait_for(lambda known=count: len(self._subscriptions) != known, timeout=interval)  # type: ignore[misc]

@@ -1,0 +1,23 @@
+"""Where nexa_sdk keeps its things."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["home", "runs_folder", "sandbox_folder"]
+
+
+def home() -> Path:
+    """Return the folder of the journal, of runs and of the sandbox: ``$NEXA_HOME``, else ``~/.nexa``."""
+    return Path(os.environ.get("NEXA_HOME") or Path.home() / ".nexa").absolute()
+
+
+def runs_folder() -> Path:
+    """Return where runs lie unless a cluster says otherwise: ``$NEXA_RUNS``, else ``runs`` in the home."""
+    return Path(os.environ.get("NEXA_RUNS") or home() / "runs").absolute()
+
+
+def sandbox_folder() -> Path:
+    """Return where ``Cluster("sandbox")`` lives: ``$NEXA_SANDBOX``, else ``sandbox`` in the home."""
+    return Path(os.environ.get("NEXA_SANDBOX") or home() / "sandbox").absolute()
