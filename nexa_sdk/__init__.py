@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nexa_sdk.cluster import Cluster, attach, runs
     from nexa_sdk.cost_report import CostReport
     from nexa_sdk.distributions import choice, loguniform, normal, randint, uniform
-    from nexa_sdk.errors import NexaError
+    from nexa_sdk.errors import NexaError, RunFailed
     from nexa_sdk.job import Job
     from nexa_sdk.plan import Plan
     from nexa_sdk.run import Run
@@ -34,6 +34,7 @@ __all__ = [
     "NexaError",
     "Plan",
     "Run",
+    "RunFailed",
     "State",
     "Sweep",
     "attach",
@@ -53,6 +54,7 @@ _HOMES = {
     "NexaError": "errors",
     "Plan": "plan",
     "Run": "run",
+    "RunFailed": "errors",
     "State": "states",
     "Sweep": "sweep",
     "attach": "cluster",

@@ -84,11 +84,12 @@ class Cluster:
         return _shared_watcher(self)
 
     def limits(self) -> Limits:
-        """Say what the cluster accepts; where it can't be asked, Slurm's defaults."""
+        """Say what the cluster accepts; where it can't be asked, Slurm's defaults.
+
+        A plan can so be looked at where there is no Slurm; its checks and its launch say it.
+        """
         try:
             return self.scheduler.limits()
-        except ClusterNotFound:
-            raise
         except ClusterError:
             return Limits()
 

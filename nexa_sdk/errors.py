@@ -6,7 +6,8 @@
     ├── InvalidInput (ValueError)      what the user gave can't be meant; nothing was sent
     │   ├── SweepError                 a sweep, its parameters or its values
     │   ├── JobError                   a job's resources or surroundings
-    │   └── DefinitionError            a YAML definition; carries the line
+    │   ├── DefinitionError            a YAML definition; carries the line
+    │   └── BadUsage                   a line of %nexa or of the console command
     ├── ClusterError                   a cluster did not do what it was asked
     │   ├── ClusterNotFound            no cluster of that name, or no scheduler behind it
     │   ├── CommandFailed              a command ended with an exit status; carries its own words
@@ -28,6 +29,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "BadUsage",
     "ClusterError",
     "ClusterNotFound",
     "CommandFailed",
@@ -75,6 +77,10 @@ class DefinitionError(InvalidInput):
     def __init__(self, message: str, *, line: int | None = None) -> None:
         super().__init__(f"line {line}: {message}" if line is not None else message)
         self.line = line
+
+
+class BadUsage(InvalidInput):
+    """A line of ``%nexa`` or of the console command can't be meant."""
 
 
 class ClusterError(NexaError):

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from nexa_sdk.errors import InvalidInput, JobError, nearest
 from nexa_sdk.sweep import check_env, is_reserved
+from nexa_sdk.values import check_text
 from nexa_sdk.walltime import format_walltime, parse_walltime
 
 __all__ = ["Job", "problems"]
@@ -26,15 +38,46 @@ def _words(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def _plain(text: str) -> str:
-    # An #SBATCH line ends at a newline, and Slurm splits it at blanks.
-    if not text or not text.isprintable() or " " in text:
-        raise ValueError(f"{text!r} can't stand in an #SBATCH line; give text without blanks")
+def _path_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _in_directive(text: str) -> str:
+    # An #SBATCH line ends at a newline, and Slurm reads quotes and backslashes in it.
+    if not text or not text.isprintable() or re.search(r'["\\]', text):
+        raise ValueError(f"{text!r} can't stand in an #SBATCH line; give text without line breaks, double quotes and backslashes")
     return text
+
+
+def _plain(text: str) -> str:
+    if " " in text:
+        raise ValueError(f"{text!r} can't stand in an #SBATCH line; give text without blanks")
+    return _in_directive(text)
+
+
+def _argument(text: str) -> str:
+    check_text("it", text)
+    return text
+
+
+def _arguments(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(_argument, texts))
+
+
+def _path_argument(path: Path) -> Path:
+    check_text("it", str(path))
+    return path
+
+
+def _option(value: Any) -> Any:
+    if not isinstance(value, (str, bool, int)):
+        raise ValueError(f"{value!r} is no value of an option; give text, an integer, or True for an option without a value")
+    return value
 
 
 Word = Annotated[str, BeforeValidator(_joined), Field(strict=True)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+PathText = Annotated[str, BeforeValidator(_path_text), AfterValidator(_argument)]
 
 _OWN_OPTIONS = {
     "array": "the sweep's size makes the array; throttle= limits how many run at once",
@@ -127,7 +170,7 @@ class Job(BaseModel):
     partition: Word | None = None
     account: Word | None = None
     qos: Word | None = None
-    constraint: str | None = None
+    constraint: Annotated[str, AfterValidator(_in_directive)] | None = None
     reservation: Word | None = None
     licenses: Word | None = None
     dependency: Word | None = None
@@ -146,13 +189,13 @@ class Job(BaseModel):
     signal: str | None = None
     requeue: bool | None = None
     exclusive: bool = False
-    options: dict[str, str | bool | int] = Field(default_factory=dict)
-    workdir: Path | None = None
+    options: dict[str, Annotated[str | bool | int, BeforeValidator(_option)]] = Field(default_factory=dict)
+    workdir: Annotated[Path, AfterValidator(_path_argument)] | None = None
     modules: Words = ()
-    venv: str | None = None
-    conda: str | None = None
-    python: str | None = None
-    pre_commands: Words = ()
+    venv: PathText | None = None
+    conda: PathText | None = None
+    python: PathText | None = None
+    pre_commands: Annotated[Words, AfterValidator(_arguments)] = ()
     env: dict[str, str] = Field(default_factory=dict)
     secrets: Words = ()
 
@@ -181,9 +224,9 @@ class Job(BaseModel):
     def _check_mem(cls, given: Any) -> Any:
         if given is None:
             return None
-        if isinstance(given, (int, float)) or (isinstance(given, str) and given.isdecimal()):
+        if (isinstance(given, int) and not isinstance(given, bool)) or (isinstance(given, str) and given.isdecimal()):
             raise ValueError(f"{given!r} is ambiguous: Slurm would read megabytes; write '{given}G' or '{given}M'")
-        match = re.fullmatch(r"(\d+)\s*([KMGT])(i?B)?", given, re.IGNORECASE) if isinstance(given, str) else None
+        match = re.fullmatch(r"([0-9]+)\s*([KMGT])(i?B)?", given, re.IGNORECASE) if isinstance(given, str) else None
         if not match:
             raise ValueError(f"{given!r} is no amount of memory; write '16G', '500M'")
         return match[1] + match[2].upper()
@@ -191,7 +234,7 @@ class Job(BaseModel):
     @field_validator("signal")
     @classmethod
     def _check_signal(cls, given: str | None) -> str | None:
-        if given is not None and not re.fullmatch(r"([RB]{1,2}:)?[A-Z0-9]+(@\d+)?", given):
+        if given is not None and not re.fullmatch(r"((R|B|RB|BR):)?[A-Z0-9]+(@[0-9]+)?", given):
             raise ValueError(f"{given!r} is no signal; write 'USR1@60', seconds before the limit")
         return given
 
@@ -205,8 +248,8 @@ class Job(BaseModel):
                 raise ValueError(f"{name!r} can't be passed through: {_OWN_OPTIONS[name]}")
             if name.replace("-", "_") in cls.model_fields:
                 raise ValueError(f"{name!r} has a field of its own: use {name.replace('-', '_')}=")
-            if isinstance(value, str) and value and not value.isprintable():
-                raise ValueError(f"{name!r}: {value!r} can't stand in an #SBATCH line")
+            if isinstance(value, str) and value:
+                _in_directive(value)
         return given
 
     @field_validator("modules")
@@ -227,8 +270,13 @@ class Job(BaseModel):
     def _check_secrets(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for name in given:
             if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-                hint = "; give the variable's name alone, its value is taken from the environment" if "=" in name else ""
-                raise ValueError(f"{name.partition('=')[0]!r} is no name of an environment variable{hint}")
+                # What stands there may be the secret itself: it is not shown.
+                before = name.partition("=")[0]
+                what = f"{before!r} with a value behind it" if "=" in name and re.fullmatch(r"[A-Z][A-Z0-9_]*", before) else "one of them"
+                raise ValueError(
+                    f"{what} is no name of an environment variable; give names alone, as in secrets=['WANDB_API_KEY']: "
+                    "the values are taken from the environment or .env"
+                )
             if is_reserved(name):
                 raise ValueError(f"{name!r} belongs to the scheduler or to the run")
         return given
@@ -306,6 +354,8 @@ class Job(BaseModel):
         given = self.given()
         if "time" in given and given["time"] is not None:
             given["time"] = format_walltime(self.limit)
+        if given.get("workdir") is not None:
+            given["workdir"] = str(given["workdir"])
         return f"Job({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     __str__ = __repr__
@@ -322,6 +372,8 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, 
         elif isinstance(cause, (InvalidInput, ValueError)):
             what = str(cause)
         else:
-            what = f"{detail['msg'][0].lower()}{detail['msg'][1:]}, not {detail['input']!r}"
+            what = detail["msg"][0].lower() + detail["msg"][1:]
+            if not {"env", "secrets"}.intersection(detail["loc"]):  # what stands there may be a secret
+                what += f", not {detail['input']!r}"
         found.append((place, what))
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,8 +122,15 @@ class Selection:
                 "trial's parameters as a dict, and says whether the trial stays"
             ) from error
 
+    @property
+    def size(self) -> int:
+        """How many are chosen; len() of the numbers ends at 2⁶³."""
+        return self.space.size if self.is_everything else len(self.numbers)
+
     def first(self, count: int) -> list[int]:
         """Return the first `count` numbers, without counting all."""
+        if count < 0:
+            raise SweepError(f"first={count}: give the number of trials to look at, from 0 on")
         return list(islice(self._matching(), count))
 
     def draw(self, count: int, seed: int) -> list[int]:
@@ -134,16 +142,15 @@ class Selection:
             When there are fewer, or a predicate holds so rarely that they are not found.
         """
         rng = random.Random(seed)
-        if self.where is None or self.only is not None or self.space.size <= MAX_COUNTED:
-            if count > len(self.numbers):
-                raise SweepError(
-                    f"can't draw {count:,} different trials from {len(self.numbers):,}"
-                )
-            return sorted(self.numbers[k] for k in rng.sample(range(len(self.numbers)), count))
+        if self.is_everything or self.only is not None or self.space.size <= MAX_COUNTED:
+            if count > self.size:
+                raise SweepError(f"can't draw {count:,} different trials from {self.size:,}")
+            if self.size <= sys.maxsize:
+                return sorted(self.numbers[k] for k in rng.sample(range(self.size), count))
         found: set[int] = set()
         for _ in range(1000 * count + 10_000):
             number = rng.randrange(self.space.size)
-            if number not in found and self._holds(number):
+            if number not in found and (self.where is None or self._holds(number)):
                 found.add(number)
                 if len(found) == count:
                     return sorted(found)
@@ -193,6 +200,8 @@ def column(name: str, values: Any) -> Sequence[Scalar]:
             f"parameter {name!r}: a {type(values).__name__} has no order that a trial's number "
             "could follow; write a list"
         )
+    if getattr(values, "ndim", 1) != 1:
+        raise SweepError(f"parameter {name!r}: an array of {values.ndim} dimensions; give a list of scalars")  # type: ignore[attr-defined]
     scalars: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
     if not scalars:
         raise SweepError(f"parameter {name!r} has no values: the sweep is empty")

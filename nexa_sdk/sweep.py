@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -27,7 +28,7 @@ PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.-]*)\}")
 _NAMES = {
     "flags": (re.compile(r"[A-Za-z_][\w.-]*"), "letters, digits, '_', '-' and '.', without dashes before it"),
     "hydra": (re.compile(r"(\+{0,2}|~)[A-Za-z_][\w./@:-]*"), "a Hydra override's key, as in 'optimizer.lr' or '+seed'"),
-    "env": (re.compile(r"[A-Za-z_]\w*"), "letters, digits and '_', as the shell's variables have"),
+    "env": (re.compile(r"[A-Za-z_]\w*", re.ASCII), "letters, digits and '_', as the shell's variables have"),
     "template": (re.compile(r"[A-Za-z_][\w.-]*"), "letters, digits, '_', '-' and '.'"),
 }
 _SHELL_WORDS = re.compile(r"\|\|?|&&?|;|\d?>>?(&\d)?|<|&>")
@@ -114,6 +115,9 @@ class Sweep:
         wandb_group: str | None = None,
         wandb_project: str | None = None,
     ) -> None:
+        for what, given in (("grid", grid), ("zipped", zipped), ("sample", sample), ("fixed", fixed)):
+            if given is not None and not isinstance(given, Mapping):
+                raise SweepError(f"{what}={given!r} is no mapping; give names and their values, as in {{'lr': [0.1, 0.01]}}")
         factors = [axis(key, values) for key, values in (grid or {}).items()]
         if zipped:
             factors.append(table(zipped, what="zipped="))
@@ -156,13 +160,15 @@ class Sweep:
         check_passing([*names, *constants], how)
         given_env = dict(env or {})
         check_env("env", given_env)
+        labels = (tags,) if isinstance(tags, str) else tuple(tags)
+        check_labels(labels, wandb_group, wandb_project)
         freeze = object.__setattr__
         freeze(self, "command", words)
         freeze(self, "selection", selection)
         freeze(self, "fixed", constants)
         freeze(self, "style", how)
         freeze(self, "name", program_name(words) if name is None else check_run_name(name))
-        freeze(self, "tags", (tags,) if isinstance(tags, str) else tuple(tags))
+        freeze(self, "tags", labels)
         freeze(self, "env", given_env)
         freeze(self, "wandb_group", wandb_group)
         freeze(self, "wandb_project", wandb_project)
@@ -170,6 +176,9 @@ class Sweep:
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Sweep does not change; make another one to set {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:  # copying and pickling would set attributes
+        return partial(Sweep.from_parts, **{slot: getattr(self, slot) for slot in self.__slots__}), ()
 
     # ---- other ways to say what to try ---------------------------------------------------------
 
@@ -197,9 +206,9 @@ class Sweep:
         """Make a sweep with a trial for each row of a DataFrame; a missing value is not passed."""
         if not len(frame) or not len(frame.columns):
             raise SweepError(f"the DataFrame has the shape {frame.shape}: the sweep is empty")
-        if not frame.columns.is_unique:
-            twice = sorted(set(frame.columns[frame.columns.duplicated()]))
-            raise SweepError(f"the DataFrame has columns of the same name: {twice}")
+        names = [str(key) for key in frame.columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise SweepError(f"the DataFrame has columns of the same name: {', '.join(map(repr, twice))}; rename one")
         columns = {
             str(key): [None if missing else value for value, missing in zip(frame[key].tolist(), frame[key].isna(), strict=True)]
             for key in frame.columns
@@ -311,7 +320,7 @@ class Sweep:
     def _size_text(self) -> str:
         if self.selection.where is not None and "numbers" not in self.selection.__dict__:
             return f"some of {self.space.size:,} trials"  # counting may take seconds: not in a repr
-        count = len(self.selection.numbers)
+        count = self.selection.size
         return f"{count:,} trial" + ("s" if count != 1 else "")
 
     def __repr__(self) -> str:
@@ -333,7 +342,7 @@ class Sweep:
         return [self._trial(number) for number in self.selection.numbers[:_SHOWN]]
 
     def _has_more(self) -> bool:
-        return self.selection.where is not None or len(self.selection.numbers) > _SHOWN
+        return self.selection.where is not None or self.selection.size > _SHOWN
 
 
 def split_command(command: str | Sequence[str]) -> tuple[str, ...]:
@@ -351,13 +360,15 @@ def split_command(command: str | Sequence[str]) -> tuple[str, ...]:
                 "the argument is meant"
             )
     else:
-        words = [os.fspath(word) for word in command]
-    if not words or not words[0]:
-        raise SweepError(f"command {command!r} names no program")
+        if not isinstance(command, Iterable):
+            raise SweepError(f"command {command!r}: give text, or a list of words")
+        words = [os.fspath(word) if isinstance(word, os.PathLike) else word for word in command]
     for word in words:
         if not isinstance(word, str):
-            raise SweepError(f"command {command!r}: the word {word!r} is no text")
+            raise SweepError(f"command {command!r}: the word {word!r} is no text; write it as {str(word)!r}")
         check_text("command", word)
+    if not words or not words[0]:
+        raise SweepError(f"command {command!r} names no program")
     return tuple(words)
 
 
@@ -373,16 +384,26 @@ def program_name(words: Sequence[str]) -> str:
 
 def check_run_name(name: str) -> str:
     """Check a name for runs: a job name holds it, and the token after it."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", name):
         raise SweepError(
             f"name {name!r}: give at most 40 letters, digits, '.', '_' and '-', and begin with a "
-            f"letter or digit, such as {_slug(name)!r}"
+            f"letter or digit, such as {_slug(str(name))!r}"
         )
     return name
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:40] or "run"
+
+
+def check_labels(tags: Sequence[str], group: str | None, project: str | None) -> None:
+    """Check what reaches Weights & Biases; a comma would make two tags of one."""
+    for what, label in (*(("tag", tag) for tag in tags), ("wandb_group", group), ("wandb_project", project)):
+        if what == "tag" and (not isinstance(label, str) or not label or "," in label):
+            raise SweepError(f"tag {label!r}: give text without a comma, a tag each")
+        if label is not None and not isinstance(label, str):
+            raise SweepError(f"{what}={label!r}: give text")
+        check_text(what, label or "")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -407,8 +428,9 @@ def choose_style(words: Sequence[str], names: Sequence[str], style: str | None) 
         return "flags"
     unknown = sorted(placed - set(names))
     if unknown:
+        known = nearest(unknown[0], names) if names else "the sweep has none"
         raise SweepError(
-            f"the command says {{{unknown[0]}}}, which is no parameter: {nearest(unknown[0], names)} "
+            f"the command says {{{unknown[0]}}}, which is no parameter: {known} "
             "(write {{ and }} for braces that are meant, or style='flags')"
         )
     unplaced = [name for name in names if name not in placed]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from typing import Any, TypeAlias
 
 from nexa_sdk.errors import SweepError
@@ -38,7 +39,7 @@ class WrittenFloat(float):
         number.text = text
         return number
 
-    def __getnewargs__(self) -> tuple[float, str]:
+    def __getnewargs__(self) -> tuple[float, str]:  # type: ignore[override]
         return float(self), self.text
 
 
@@ -61,13 +62,15 @@ def parse_scalar(text: str) -> Scalar:
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
-        return WrittenInt(int(text), text)
+        # Python reads no more digits than these (CVE-2020-10735); a longer number stays text.
+        return WrittenInt(int(text), text) if len(text) <= sys.int_info.default_max_str_digits else text
     if _OCTAL.fullmatch(text) or _HEX.fullmatch(text):
         return WrittenInt(int(text, 0), text)
     if _FLOAT.fullmatch(text):
         return WrittenFloat(float(text), text)
     if _INFINITY.fullmatch(text):
-        return WrittenFloat(float(text.replace(".", "")), text.replace(".", ""))
+        word = text.replace(".", "").lower()
+        return WrittenFloat(float(word), word)
     if text in (".nan", ".NaN", ".NAN"):
         return WrittenFloat(math.nan, "nan")
     return text
@@ -96,9 +99,11 @@ def as_scalar(name: str, value: Any) -> Scalar:
             )
     if isinstance(value, str):
         check_text(f"parameter {name!r}", value)
-        return str(value)  # numpy.str_ is a str, with another repr
+        return str.__str__(value)  # numpy.str_ and an enum's member are a str, with another repr
     if isinstance(value, float) and not isinstance(value, WrittenFloat):
         return float(value)  # numpy.float64 is a float, with another repr
+    if isinstance(value, int) and not isinstance(value, (bool, WrittenInt)):
+        return int(value)  # so is an IntEnum's member an int
     return value
 
 

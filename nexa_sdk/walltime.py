@@ -23,7 +23,7 @@ def parse_walltime(given: object) -> timedelta | None:
     if isinstance(given, timedelta):
         if given < timedelta(seconds=1):
             raise ValueError(f"a walltime of {given} would end every trial at once; give at least a second")
-        return given
+        return timedelta(seconds=_seconds(given))
     if isinstance(given, (int, float)) or (isinstance(given, str) and given.strip().isdecimal()):
         raise ValueError(f"{given!r} is ambiguous: Slurm would read minutes; {_FORMS}")
     if not isinstance(given, str):
@@ -31,10 +31,13 @@ def parse_walltime(given: object) -> timedelta | None:
     text = given.strip()
     if text.upper() in ("UNLIMITED", "INFINITE"):
         return None
-    length = _clock(text)
-    if length is None and (match := _UNITS.fullmatch(text)):
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    try:
+        length = _clock(text)
+        if length is None and (match := _UNITS.fullmatch(text)):
+            days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+            length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    except OverflowError:
+        raise ValueError(f"a walltime of {given!r} is longer than any; write 'UNLIMITED' for no limit") from None
     if length is None:
         raise ValueError(f"{given!r} is no walltime; {_FORMS}")
     if not length:
@@ -66,7 +69,10 @@ def format_walltime(length: timedelta | None) -> str:
     """Write a walltime as Slurm does: ``02:00:00``, ``1-12:00:00``, ``UNLIMITED``."""
     if length is None:
         return "UNLIMITED"
-    seconds = -(-length // timedelta(seconds=1))  # upwards: a limit is never shortened
-    days, seconds = divmod(seconds, 86400)
+    days, seconds = divmod(_seconds(length), 86400)
     clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
     return f"{days}-{clock}" if days else clock
+
+
+def _seconds(length: timedelta) -> int:
+    return -(-length // timedelta(seconds=1))  # upwards: a limit is never shortened

@@ -185,8 +185,7 @@ class Supervisor:
             return
         task.ending = state
         signal_session(pid, signal.SIGCONT)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)  # the script passes it on to the program
+        signal_session(pid, signal.SIGTERM)  # every process, as Slurm does
         heapq.heappush(self.timers, (time.monotonic() + self.spec["kill_wait"], pid, "KILL"))
 
     def reap(self) -> None:

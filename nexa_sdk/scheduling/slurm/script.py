@@ -65,7 +65,7 @@ def render(sweep: Sweep, job: Job, array: ArrayScript) -> str:
         _surroundings(sweep, job, array),
         *_secrets(job, array),
         _trial(sweep, array),
-        _RUNNING,
+        _running(job),
     ]
     return "\n".join(sections)
 
@@ -139,9 +139,8 @@ def _surroundings(sweep: Sweep, job: Job, array: ArrayScript) -> str:
     if job.venv:
         lines.append(f". {quote(job.venv.rstrip('/') + '/bin/activate')} || fail {quote(f'there is no virtual environment {job.venv}')}")
     if job.conda:
-        lines.append(
-            f'eval "$(conda shell.bash hook)" && conda activate {quote(job.conda)} || fail {quote(f"conda activate {job.conda} failed")}'
-        )
+        lines.append('eval "$(conda shell.bash hook)"')
+        lines.append(f"conda activate {quote(job.conda)} || fail {quote(f'conda activate {job.conda} failed')}")
     if array.python_folder:
         lines.append(f"export PATH={quote(array.python_folder)}:$PATH")
     lines += [
@@ -220,6 +219,8 @@ def _trial(sweep: Sweep, array: ArrayScript) -> str:
 
 
 def _index(stride: int, size: int) -> str:
+    if size == 1:
+        return "0"
     return f"i % {size}" if stride == 1 else f"i / {stride} % {size}"
 
 
@@ -324,13 +325,13 @@ def _template_word(word: str, expressions: Mapping[str, _Expression]) -> str:
 
 
 _RUNNING = """\
-# run it in a process group of its own, pass signals on to it, and end with its exit code
-type -P "${trial[0]}" >/dev/null || fail "there is no program ${trial[0]} on $HOSTNAME (PATH=$PATH)"
-set -m
+# run it, pass signals on, and end with its exit code
+type -P "${{trial[0]}}" >/dev/null || fail "there is no program ${{trial[0]}} on $HOSTNAME (PATH=$PATH)"
 pid='' signal=''
-forward() { signal=$1; [[ -z $pid ]] || kill -s "$1" -- "-$pid" 2>/dev/null || :; }
-for name in HUP INT TERM USR1 USR2; do trap "forward $name" "$name"; done
-"${trial[@]}" &
+forward() {{ signal=$1; [[ -z $pid ]] || kill -s "$1" "$pid" 2>/dev/null || :; }}
+{traps}
+set -m # else bash would have the program ignore SIGINT
+"${{trial[@]}}" &
 pid=$!
 until
   signal='' code=0
@@ -339,3 +340,13 @@ until
 do :; done
 exit "$code"
 """
+
+
+def _running(job: Job) -> str:
+    forwarded = ["HUP", "INT", "USR1", "USR2"]
+    # Every process of a task gets TERM anyway: passed on as well, it would come twice, and break a
+    # graceful shutdown. One that was asked for by --signal=B:TERM comes to this shell alone.
+    if job.signal is not None and "TERM" in job.signal:
+        forwarded.append("TERM")
+    traps = "; ".join(f"trap 'forward {name}' {name}" for name in forwarded)
+    return _RUNNING.format(traps=traps if "TERM" in forwarded else f"{traps}\ntrap signal=TERM TERM # every process of the task gets it anyway")

@@ -1,0 +1,113 @@
+"""The parser of a verb's words: argparse without its exits, with errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from nexa_sdk.errors import BadUsage, nearest
+
+__all__ = ["Help", "HelpWanted", "Parser"]
+
+
+class Help(str):
+    """A help text; it shows itself as text, not quoted."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class HelpWanted(Exception):  # noqa: N818 - no error: a way out of argparse
+    """Somebody asked for help."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.help = Help(text)
+
+
+class _HelpAction(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        raise HelpWanted(parser.format_help().rstrip())
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a verb's words. Options and other words may stand in any order.
+
+    Parameters
+    ----------
+    prog : str
+        What stands before the words: ``"%nexa launch"``.
+    usage : str
+        What the words look like.
+    description : str
+    """
+
+    def __init__(self, prog: str, usage: str, description: str) -> None:
+        self.line = f"{prog} {usage}".rstrip()
+        super().__init__(
+            prog=prog,
+            usage=self.line.replace("%", "%%"),
+            description=description.replace("%", "%%"),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        self.color = False  # 3.14 colours help by what stdout is, and this text goes elsewhere as well
+        self.add_argument("-h", "--help", action=_HelpAction, nargs=0, default=argparse.SUPPRESS, help="show this help")
+
+    def add(self, *names: str, completes: str = "", **how: Any) -> None:
+        """Add an argument.
+
+        Parameters
+        ----------
+        *names : str
+        completes : str
+            What a completion offers for it: see :mod:`nexa_sdk.notebook.magics.completion`.
+        **how
+            As ``add_argument`` has it.
+        """
+        action = self.add_argument(*names, **how)
+        action.completes = completes  # type: ignore[attr-defined]
+
+    def add_words(self, *, completes: str) -> None:
+        """Take the words that are no options; the verb reads them."""
+        self.add("words", nargs="*", help=argparse.SUPPRESS, completes=completes)
+
+    def read(self, words: Sequence[str], *, takes_command: bool = False) -> argparse.Namespace:
+        """Read the words.
+
+        Raises
+        ------
+        BadUsage
+            For an option that there is not, or a value that is missing or can't be meant.
+        HelpWanted
+        """
+        command: list[str] | None = None
+        if takes_command and "--" in words:
+            at = list(words).index("--")
+            words, command = words[:at], list(words[at + 1 :])
+        args, unknown = self.parse_known_intermixed_args(list(words))
+        if unknown:
+            name = unknown[0].partition("=")[0]  # what stands behind may be no one's business
+            if not name.startswith("-"):
+                self.error(f"{name!r} is one word too many")
+            self.error(f"there is no option {name}; {nearest(name, self.options())}")
+        args.command = command
+        return args
+
+    def options(self) -> list[str]:
+        """Name the options."""
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+    def action_of(self, option: str) -> argparse.Action | None:
+        """Return what an option does; None if there is no such option."""
+        return self._option_string_actions.get(option)
+
+    def completes(self) -> str:
+        """Say what a completion offers for a word that is no option."""
+        return next((getattr(action, "completes", "") for action in self._get_positional_actions()), "")
+
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong, and what the line looks like."""
+        raise BadUsage(f"{self.prog}: {message.removeprefix('argument ')}. Usage: {self.line} (-h says more)")

@@ -1,0 +1,95 @@
+"""What the tests share: a private home for each, programs to run, and a real Slurm for the session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nexa_sdk import Cluster
+from nexa_sdk.journal import Journal
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run everything, the long tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="takes long: bin/test --full runs it"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give each test its own NEXA_HOME and working directory, and end what it left running."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("NEXA_HOME", str(folder))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    monkeypatch.chdir(workdir)
+    yield folder
+    if not (folder / "journal.sqlite").exists():
+        return
+    for record in Journal(folder / "journal.sqlite").runs():
+        if record.cluster == "local" and Path(record.folder).is_dir():
+            run = Cluster("local").run(record)
+            run.cancel()
+            run.wait(timeout=30, check=False, progress=False)
+
+
+@pytest.fixture
+def program(tmp_path: Path):
+    """Write a Python program into the working directory, and return its command."""
+
+    def write(code: str, name: str = "train.py") -> list[str]:
+        path = tmp_path / "work" / name
+        path.write_text("import json, os, signal, sys, time\n" + textwrap.dedent(code))
+        return [sys.executable, name]
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[object]:
+    """Start one real Slurm with accounting for the whole session."""
+    from nexa_sdk.scheduling.slurm.sandbox import Sandbox, SandboxSpec, install_hint, missing_programs
+
+    if missing_programs():
+        pytest.skip(f"no Slurm here; get it by: {install_hint()}")
+    folder = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
+    box = Sandbox(folder / "box")
+    try:
+        box.start(SandboxSpec(nodes=2, gpus_per_node=4))
+        yield box
+    finally:
+        box.destroy()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def slurm(sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
+    """Return Cluster("sandbox"), on the session's sandbox."""
+    monkeypatch.setenv("NEXA_SANDBOX", str(sandbox.folder))
+    # As an installed Slurm finds its configuration in /etc, so do the raw commands of the tests.
+    for name, value in sandbox.environment.items():
+        monkeypatch.setenv(name, value)
+    return Cluster("sandbox")
+
+
+@pytest.fixture
+def local() -> Cluster:
+    return Cluster("local")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "NEXA_"))]:
+        del os.environ[name]
