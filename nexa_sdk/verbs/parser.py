@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from nexa_sdk.errors import BadUsage, nearest
@@ -48,8 +49,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog,
             usage=self.line.replace("%", "%%"),
-            description=description.replace("%", "%%"),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=description,
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=110),
             add_help=False,
             allow_abbrev=False,
         )
@@ -110,4 +111,5 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong, and what the line looks like."""
-        raise BadUsage(f"{self.prog}: {message.removeprefix('argument ')}. Usage: {self.line} (-h says more)")
+        end = "" if message.endswith("?") else "."
+        raise BadUsage(f"{self.prog}: {message.removeprefix('argument ')}{end} Usage: {self.line} (-h says more)")

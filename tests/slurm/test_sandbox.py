@@ -28,7 +28,7 @@ LIGHT = SandboxSpec(accounting=False, nodes=1, gpus_per_node=0, kill_wait=1)
 REPOSITORY = Path(__file__).parents[2]
 LOOPBACK = loopback_address(socket.gethostname().partition(".")[0])
 needs_loopback = pytest.mark.skipif(
-    LOOPBACK is None, reason="this machine's name resolves to no loopback address, and Slurm listens on what it resolves to"
+    LOOPBACK != "127.0.0.1", reason="this machine's name does not resolve to 127.0.0.1, and Slurm listens on what it resolves to"
 )
 
 

@@ -168,16 +168,20 @@ class Sandbox:
 
     def _site(self, spec: SandboxSpec, user: str, *, keep: Sequence[int] = ()) -> SandboxSite:
         host = socket.gethostname().partition(".")[0]
-        loopback = loopback_address(host)
-        if spec.auth == "none" and loopback is None:
-            raise SandboxError(
-                f"auth='none' is safe only where the daemons listen on a loopback address, and Slurm listens on what "
-                f"this machine's name resolves to: use auth='munge', or add '127.0.0.1 {host}' to /etc/hosts"
-            )
-        ports = free_ports(spec.nodes + 2, keep=keep)
-        return SandboxSite(
-            folder=str(self.folder), host=host, user=user, loopback=loopback, version=_version(self._ask), ports=ports
+        site = SandboxSite(
+            folder=str(self.folder),
+            host=host,
+            user=user,
+            loopback=loopback_address(host),
+            version=_version(self._ask("slurmctld", "-V")),
+            ports=free_ports(spec.nodes + 2, keep=keep),
         )
+        if spec.auth == "none" and not site.is_closed:
+            raise SandboxError(
+                f"auth='none' is safe only if the daemons can listen on 127.0.0.1 alone, and Slurm listens on what "
+                f"{host!r} resolves to: use auth='munge', or begin /etc/hosts with '127.0.0.1 {host}'"
+            )
+        return site
 
     # -- the daemons -----------------------------------------------------------------------------------------
 
@@ -244,21 +248,22 @@ class Sandbox:
         return bool(states) and not any(state.endswith("*") or state in ("unk", "down") for state in states)
 
     def _stop(self) -> None:
-        daemons = {daemon.name: daemon for daemon in self._daemons(self._folder.record().spec)}
+        spec = self._folder.record().spec
+        daemons = {daemon.name: daemon for daemon in self._daemons(spec)}
         for daemon in daemons.values():
             daemon.signal(signal.SIGCONT)
         if daemons["slurmctld"].pid() is not None:
-            self._cancel_jobs()
+            self._cancel_jobs(spec)
         end(daemon for name, daemon in daemons.items() if name.startswith(("slurmd-", "slurmctld")))
         for name in ("slurmdbd", "mariadb", "munged"):
             if name in daemons:
                 end([daemons[name]])
         kill_leftovers(self.folder)
 
-    def _cancel_jobs(self) -> None:
+    def _cancel_jobs(self, spec: SandboxSpec) -> None:
         self._ask("scancel", f"--user={_user()}")
         # A job that does not end has KillWait seconds; what is still there then is killed below.
-        wait_until(lambda: not self._ask("squeue", "-h", "-t", "R,CG"), seconds=6)
+        wait_until(lambda: not self._ask("squeue", "-h", "-t", "R,CG"), seconds=min(spec.kill_wait + 2, 10))
 
     # -- commands --------------------------------------------------------------------------------------------
 
@@ -336,9 +341,8 @@ def _check_programs(spec: SandboxSpec) -> None:
         raise SandboxError(f"a sandbox needs {', '.join(missing)}. Install what is missing: {install_hint()}")
 
 
-def _version(ask: Callable[..., str | None]) -> tuple[int, ...]:
-    words = ask("slurmctld", "-V") or ""
-    found = re.search(r"(\d+)\.(\d+)", words)
+def _version(words: str | None) -> tuple[int, ...]:
+    found = re.search(r"(\d+)\.(\d+)", words or "")
     if not found:
-        raise SandboxError(f"slurmctld -V does not say which version it is: {words!r}")
+        raise SandboxError(f"`slurmctld -V` does not say which version it is, but {words!r}")
     return tuple(int(number) for number in found.groups())

@@ -118,6 +118,11 @@ class SandboxSite:
         """Return the address at which the daemons find each other."""
         return self.loopback or "127.0.0.1"
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing listens where another machine could reach it."""
+        return self.loopback == "127.0.0.1"
+
 
 def loopback_address(host: str) -> str | None:
     """Return the loopback address that a name resolves to, or None."""
@@ -172,7 +177,8 @@ def _slurm_conf(spec: SandboxSpec, site: SandboxSite) -> Iterator[str]:
     yield f"SlurmctldPort={site.ports[0]}"
     yield f"SlurmUser={site.user}"
     yield f"SlurmdUser={site.user}"
-    yield from _communication(spec, site)
+    yield from _listening(site)
+    yield from _authentication(spec, site)
     if spec.auth == "none":
         yield "CredType=cred/none"
     yield from _paths(site.folder)
@@ -184,16 +190,26 @@ def _slurm_conf(spec: SandboxSpec, site: SandboxSite) -> Iterator[str]:
     yield from spec.extra
 
 
-def _communication(spec: SandboxSpec, site: SandboxSite) -> Iterator[str]:
+def _listening(site: SandboxSite) -> Iterator[str]:
+    """Listen on a loopback address where that is possible, instead of on 0.0.0.0.
+
+    Slurm (22.05) then listens on what the machine's own name resolves to, not on the address that it was given.
+    Job steps connect back to srun at the address that srun's packets came from: to 127.0.0.1, even if srun
+    listens on Debian's 127.0.1.1. So slurmd and srun can be kept to 127.0.0.1 or not at all.
+    """
+    words = ["NoCtldInAddrAny"] if site.loopback else []
+    if site.is_closed:
+        words.append("NoInAddrAny")
+    if words:
+        yield f"CommunicationParameters={','.join(words)}"
+
+
+def _authentication(spec: SandboxSpec, site: SandboxSite) -> Iterator[str]:
     if spec.auth == "munge":
         yield "AuthType=auth/munge"
         yield f"AuthInfo=socket={site.folder}/run/munge.sock,cred_expire={spec.cred_expire}"
     else:
         yield "AuthType=auth/none"
-    if site.loopback is not None:
-        # Listen there alone, not on 0.0.0.0. Slurm then binds to whatever the machine's own name resolves to,
-        # not to the address it was given: where that is no loopback address, these words would break it.
-        yield "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"
 
 
 def _paths(folder: str) -> Iterator[str]:
@@ -283,7 +299,9 @@ def _slurmdbd_conf(spec: SandboxSpec, site: SandboxSite) -> Iterator[str]:
     yield f"DbdAddr={site.address}"
     yield f"DbdPort={site.ports[1]}"
     yield f"SlurmUser={site.user}"
-    yield from _communication(spec, site)
+    if site.loopback:
+        yield "CommunicationParameters=NoInAddrAny"
+    yield from _authentication(spec, site)
     yield f"LogFile={site.folder}/log/slurmdbd.log"
     yield f"PidFile={site.folder}/run/slurmdbd.pid"
     yield "StorageType=accounting_storage/mysql"

@@ -1,0 +1,178 @@
+"""Completion of ``%nexa`` lines. It reads what this process and the journal know; no cluster is asked."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nexa_sdk.errors import NexaError
+from nexa_sdk.verbs import Session, parser_of, verbs
+
+if TYPE_CHECKING:
+    from nexa_sdk.notebook.magics.magic import NexaMagics
+
+__all__ = ["add_completion", "complete", "remove_completion"]
+
+# A line up to the cursor: `%nexa …`, `%%nexa …`, `x = %nexa …`.
+_LINE = re.compile(r"^\s*(?:[^=%'\"#]+=\s*)?%{1,2}nexa(?P<space>\s+)(?P<rest>.*)$")
+_ADDED = "_nexa_matcher"
+
+
+def complete(line: str, session: Session, namespace: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """Complete a line.
+
+    Parameters
+    ----------
+    line : str
+        The line up to the cursor.
+    session : Session
+    namespace : mapping
+        The Python names.
+
+    Returns
+    -------
+    tuple of str and list of str, or None
+        The piece before the cursor and what may stand in its place; None where the line is no
+        line of ours.
+    """
+    match = _LINE.match(line)
+    if match is None:
+        return None
+    *words, piece = re.split(r"\s+", match["rest"])
+    if not words:
+        return piece, _beginning(piece, verbs())
+    verb = verbs().get(words[0])
+    if verb is None or "--" in words:
+        return piece, _files(piece, "*") if verb is not None else []
+    parser = parser_of(verb, session)
+    if piece.startswith("--") and "=" in piece:
+        option, _, value = piece.partition("=")
+        return value, _values(parser.action_of(option), value, session, namespace)
+    if piece.startswith("-"):
+        given = set(words)
+        return piece, _beginning(piece, [name for name in [*parser.options(), "--help"] if name not in given])
+    action = parser.action_of(words[-1]) if words[-1].startswith("-") else None
+    if action is not None and action.nargs != 0:
+        return piece, _values(action, piece, session, namespace)
+    return piece, _offers(parser.completes(), piece, session, namespace)
+
+
+def _values(action: Any, piece: str, session: Session, namespace: Mapping[str, Any]) -> list[str]:
+    if action is None:
+        return []
+    if action.choices is not None:
+        return _beginning(piece, action.choices)
+    return _offers(getattr(action, "completes", ""), piece, session, namespace)
+
+
+def _offers(kind: str, piece: str, session: Session, namespace: Mapping[str, Any]) -> list[str]:
+    """Say what may stand somewhere; `kind` is what the argument was declared with."""
+    match kind:
+        case "runs":
+            return [*_named(piece, namespace, "Run"), *_beginning(piece, _run_ids())]
+        case "clusters":
+            from nexa_sdk.cluster import KNOWN
+
+            return [*_named(piece, namespace, "Cluster"), *_beginning(piece, KNOWN)]
+        case "partitions":
+            return _beginning(piece, session.partitions.get(session.cluster_url, []))
+        case "jobs":
+            return _named(piece, namespace, "Job")
+        case "targets":
+            return [*_named(piece, namespace, "Sweep", "Plan", "Definition"), *_files(piece, ".py", ".sh", ".yaml", ".yml")]
+        case "yaml":
+            return _files(piece, ".yaml", ".yml")
+        case "files":
+            return _files(piece, "*")
+        case _:
+            return _beginning(piece, kind.split())
+
+
+def _beginning(piece: str, known: Iterable[str]) -> list[str]:
+    return [word for word in known if word.startswith(piece)]
+
+
+def _named(piece: str, namespace: Mapping[str, Any], *kinds: str) -> list[str]:
+    """Return the Python names of our objects; nothing is imported to find out what they are."""
+    return [
+        name
+        for name, value in namespace.items()
+        if name.startswith(piece) and not name.startswith("_") and type(value).__name__ in kinds and type(value).__module__.startswith("nexa_sdk.")
+    ]
+
+
+def _run_ids() -> list[str]:
+    from nexa_sdk.journal import Journal
+
+    try:
+        return Journal().run_ids()
+    except NexaError:  # status would say it; a completion has nowhere to
+        return []
+
+
+def _files(piece: str, *endings: str) -> list[str]:
+    found = sorted(glob.glob(glob.escape(os.path.expanduser(piece)) + "*"))
+    home = os.path.expanduser("~") + os.sep
+    shown = [f"~{os.sep}{path.removeprefix(home)}" if piece.startswith("~") else path for path in found]
+    return [
+        f"{name}{os.sep}" if os.path.isdir(path) else name
+        for name, path in zip(shown, found, strict=True)
+        if os.path.isdir(path) or "*" in endings or path.endswith(endings)
+    ]
+
+
+# ---- IPython -----------------------------------------------------------------------------------
+
+
+def add_completion(ip: Any, magics: NexaMagics) -> None:
+    """Let an IPython complete ``%nexa`` lines.
+
+    The matchers of version 2 are marked provisional; where they are gone the old hook does, which
+    does not see ``x = %nexa …``.
+    """
+    remove_completion(ip)
+
+    def find(line: str) -> tuple[str, list[str]] | None:
+        return complete(line, magics.session, ip.user_ns)
+
+    try:
+        from IPython.core.completer import SimpleCompletion, context_matcher
+
+        matchers = ip.Completer.custom_matchers
+    except (ImportError, AttributeError):
+        ip.set_hook("complete_command", _hook(find), re_key=r".*%{1,2}nexa\s")
+        return
+
+    @context_matcher(identifier="nexa_sdk", priority=100)
+    def nexa_matcher(context: Any) -> dict[str, Any]:
+        found = find(context.text_until_cursor)
+        if found is None:
+            return {"completions": [], "suppress": False}
+        piece, words = found
+        return {"completions": [SimpleCompletion(word, type="nexa") for word in words], "matched_fragment": piece, "ordered": True, "suppress": True}
+
+    matchers.append(nexa_matcher)
+    setattr(ip, _ADDED, nexa_matcher)
+
+
+def remove_completion(ip: Any) -> None:
+    """Take the completion away again."""
+    matcher = getattr(ip, _ADDED, None)
+    if matcher is not None:
+        ip.Completer.custom_matchers.remove(matcher)
+        delattr(ip, _ADDED)
+
+
+def _hook(find: Callable[[str], tuple[str, list[str]] | None]) -> Callable[[Any, Any], list[str]]:
+    def offer(_: Any, event: Any) -> list[str]:
+        found = find(event.line[: len(event.line)] if event.line.endswith(event.symbol) else event.line)
+        if found is None:
+            return []
+        piece, words = found
+        # The hook replaces the symbol, which may be a part of the piece.
+        return [word[len(piece) - len(event.symbol) :] if piece.endswith(event.symbol) else word for word in words]
+
+    return offer

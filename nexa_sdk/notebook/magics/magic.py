@@ -1,0 +1,74 @@
+"""The magics: a line becomes words, the words an object."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
+
+from nexa_sdk.errors import NexaError
+from nexa_sdk.notebook.magics.expansion import expand, split
+from nexa_sdk.verbs import Session, overview, perform
+
+__all__ = ["NexaMagics"]
+
+_OUT = {"out": {"help": "give the result this Python name: a cell's first line can't be assigned"}}
+
+
+@magics_class
+class NexaMagics(Magics):  # type: ignore[misc, unused-ignore]
+    """``%nexa`` and ``%%nexa``, and what their lines share."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)  # type: ignore[no-untyped-call, unused-ignore]
+        self.session = Session("%nexa", outputs=_OUT, bind=lambda name, value: shell.push({name: value}))
+        self._watched: tuple[object, int] | None = None
+        shell.display_formatter.ipython_display_formatter.for_type_by_name("nexa_sdk.run", "Run", self._show_run)
+
+    def forget(self) -> None:
+        """Take back what was registered beside the magics."""
+        self.shell.display_formatter.ipython_display_formatter.pop("nexa_sdk.run.Run", None)
+
+    @no_var_expand
+    @needs_local_scope
+    @line_cell_magic
+    def nexa(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> object:
+        """Do what the line says, and return what came of it."""
+        session = self.session
+        session.namespace = ChainMap(dict(local_ns or {}), self.shell.user_ns)
+        session.body = cell
+        try:
+            words = expand(split(line), session.namespace)
+            result = perform(session, words)
+        except NexaError as error:
+            raise in_one_line(error) from None
+        finally:
+            session.namespace, session.body = self.shell.user_ns, None
+        if words[:1] == ["launch"] and "--watch" in words and result is session.last_run:
+            self._watched = result, self.shell.execution_count
+        return result
+
+    def _show_run(self, run: object) -> None:
+        """Show nothing for a run whose live table is an output of the same cell: it would never be up to date."""
+        if self._watched is None or self._watched[0] is not run or self._watched[1] != self.shell.execution_count:
+            raise NotImplementedError  # IPython goes on with the run's own HTML
+
+
+NexaMagics.nexa.__doc__ = f"""{overview("%nexa")}
+
+In a line $name and {{expression}} are Python's; $$ and {{{{ stand for themselves, and braces that
+hold no expression, as in JSON, stay as they are. Every line returns an object: run = %nexa launch …
+%%nexa sweep, preview and launch read YAML from the cell; --out NAME names what they return."""
+
+
+def in_one_line(error: NexaError) -> NexaError:
+    """Let IPython show an error as one line; its class stays, for whoever catches it.
+
+    IPython asks the error itself. Its UsageError would print to stderr alone, and a notebook that
+    fails so counts as passed.
+    """
+    text = f"\x1b[31m{type(error).__name__}\x1b[0m: {' '.join(str(error).split(chr(10)))}"
+    error._render_traceback_ = lambda: [text]  # type: ignore[attr-defined]
+    return error.with_traceback(None)
