@@ -84,3 +84,10 @@ def load_ipython_extension(ip: Any) -> None:
     from nexa_sdk.notebook.magics import load
 
     load(ip)
+
+
+def unload_ipython_extension(ip: Any) -> None:
+    """Take ``%nexa`` away again: what ``%unload_ext`` and ``%reload_ext`` call."""
+    from nexa_sdk.notebook.magics import unload
+
+    unload(ip)

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import settings
 from nexa_sdk.errors import ClusterError, ClusterNotFound, nearest
-from nexa_sdk.journal import Journal, RunRecord
 from nexa_sdk.plan import Plan
-from nexa_sdk.run import Run
 from nexa_sdk.scheduling.base import Limits, Scheduler
-from nexa_sdk.scheduling.watcher import Watcher
 from nexa_sdk.transports.local import LocalTransport
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nexa_sdk.definition import Definition
     from nexa_sdk.job import Job
+    from nexa_sdk.journal import Journal, RunRecord
+    from nexa_sdk.run import Run
+    from nexa_sdk.scheduling.watcher import Watcher
     from nexa_sdk.sweep import Sweep
 
+# A plan needs neither run nor journal nor watcher: they are imported when first used.
 __all__ = ["KNOWN", "Cluster", "attach", "runs"]
 
 KNOWN = {
@@ -58,7 +60,13 @@ class Cluster:
         self.url = where
         self.runs_folder = os.path.abspath(os.path.expanduser(runs)) if runs is not None else str(settings.runs_folder())
         self.transport = LocalTransport()
-        self.journal = Journal()
+
+    @cached_property
+    def journal(self) -> Journal:
+        """What was submitted."""
+        from nexa_sdk.journal import Journal
+
+        return Journal()
 
     @cached_property
     def scheduler(self) -> Scheduler:
@@ -93,27 +101,34 @@ class Cluster:
         except ClusterError:
             return Limits()
 
-    def plan(self, sweep: Sweep, job: Job | None = None, **resources: Any) -> Plan:
+    def plan(self, sweep: Sweep | Definition, job: Job | None = None, **resources: Any) -> Plan:
         """Plan a sweep; nothing is written and nothing submitted.
 
         Parameters
         ----------
-        sweep : Sweep
+        sweep : Sweep or Definition
+            A definition, as ``%%nexa sweep --out`` names one, brings its job.
         job : Job, optional
         **resources
             Fields of a :class:`Job`, instead of one or to change some of its.
         """
         from nexa_sdk.job import Job
+        from nexa_sdk.sweep import Sweep
 
+        if not isinstance(sweep, Sweep):
+            job = sweep.job if job is None else job
+            sweep = sweep.sweep
         given = {**job.given(), **resources} if job is not None else resources
         return Plan(sweep, Job(**given) if resources or job is None else job, self, limits=self.limits())
 
-    def launch(self, sweep: Sweep, job: Job | None = None, *, again: bool = False, **resources: Any) -> Run:
+    def launch(self, sweep: Sweep | Definition, job: Job | None = None, *, again: bool = False, **resources: Any) -> Run:
         """Plan and submit; see :meth:`plan` and :meth:`Plan.submit`."""
         return self.plan(sweep, job, **resources).submit(again=again)
 
     def run(self, record: RunRecord) -> Run:
         """Return the handle on a run of this cluster."""
+        from nexa_sdk.run import Run
+
         return Run(record, scheduler=self.scheduler, watcher=self.watcher, transport=self.transport, journal=self.journal)
 
     def partitions(self) -> list[str]:
@@ -130,6 +145,8 @@ _watchers: dict[tuple[str, Path, Path], Watcher] = {}
 def _shared_watcher(cluster: Cluster) -> Watcher:
     key = (cluster.url, settings.home(), settings.sandbox_folder())
     if key not in _watchers:
+        from nexa_sdk.scheduling.watcher import Watcher
+
         _watchers[key] = Watcher(cluster.scheduler)
     return _watchers[key]
 
@@ -141,6 +158,8 @@ def attach(run_id: str) -> Run:
     ------
     RunNotFound
     """
+    from nexa_sdk.journal import Journal
+
     record = Journal().run(run_id)
     return Cluster(record.cluster).run(record)
 
@@ -154,6 +173,8 @@ def runs(*, limit: int = 20) -> pd.DataFrame:
         Indexed by run: `cluster`, `trials`, `launched`, `state` where all is over, `folder`.
     """
     import pandas as pd
+
+    from nexa_sdk.journal import Journal
 
     journal = Journal()
     records = journal.runs(limit=limit)

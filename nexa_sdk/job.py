@@ -93,7 +93,6 @@ _OWN_OPTIONS = {
     "wait": "run.wait() waits",
     "wrap": "the plan's script is submitted",
     "time": "use time=",
-    "gres": "use gpus=, gpus_per_node= or gpus_per_task= (and 'gres' for others: tres-per-node)",
     "mail-user": "use mail=",
     "clusters": "choose the cluster by Cluster(…)",
 }
@@ -137,7 +136,7 @@ class Job(BaseModel):
         lacks it fails and says so (Slurm alone would run it in /tmp).
     modules : sequence of str
         For ``module load``.
-    venv, conda, python : str, optional
+    venv, conda, python : str or path, optional
         One of: a virtual environment's folder, a conda environment's name or folder, a Python
         whose folder comes first on PATH. Unless one is given, and no module is, a cluster on this
         machine uses the Python that plans.
@@ -246,6 +245,8 @@ class Job(BaseModel):
                 raise ValueError(f"{name!r} is no long option of sbatch; write it without dashes before it, as in 'switches'")
             if name in _OWN_OPTIONS:
                 raise ValueError(f"{name!r} can't be passed through: {_OWN_OPTIONS[name]}")
+            if name == "gres" and "gpu" in str(value):
+                raise ValueError(f"'gres': {value!r} asks for GPUs; use gpus=, gpus_per_node= or gpus_per_task=, and gpu_type=")
             if name.replace("-", "_") in cls.model_fields:
                 raise ValueError(f"{name!r} has a field of its own: use {name.replace('-', '_')}=")
             if isinstance(value, str) and value:
@@ -323,7 +324,18 @@ class Job(BaseModel):
         """Return the options of ``sbatch`` that these resources mean, by their long names."""
         of_type = f"{self.gpu_type}:" if self.gpu_type else ""
         found: list[tuple[str, str | None]] = []
-        for name in ("partition", "account", "qos", "constraint", "reservation", "licenses", "dependency", "nodes", "ntasks_per_node", "cpus_per_task"):
+        for name in (
+            "partition",
+            "account",
+            "qos",
+            "constraint",
+            "reservation",
+            "licenses",
+            "dependency",
+            "nodes",
+            "ntasks_per_node",
+            "cpus_per_task",
+        ):
             if (value := getattr(self, name)) is not None:
                 found.append((name.replace("_", "-"), str(value)))
         for name in ("gpus", "gpus_per_node", "gpus_per_task"):

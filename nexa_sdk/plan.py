@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from nexa_sdk.errors import ClusterError, PreflightFailed, SweepError
-from nexa_sdk.journal import ArrayRecord, Journal, RunRecord
-from nexa_sdk.run import Run, read_secrets, submit_arrays
 from nexa_sdk.scheduling.base import Check, Limits, Scheduler
 from nexa_sdk.scheduling.slurm.script import ArrayScript, render
 from nexa_sdk.states import State
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     from nexa_sdk.code_version import CodeVersion
     from nexa_sdk.cost_report import CostReport
     from nexa_sdk.job import Job
+    from nexa_sdk.journal import Journal, RunRecord
+    from nexa_sdk.run import Run
     from nexa_sdk.sweep import Sweep
     from nexa_sdk.transports.base import Transport
 
@@ -168,6 +168,9 @@ class Plan:
         ------
         PreflightFailed, SubmissionRejected, SubmissionUnknown
         """
+        from nexa_sdk.journal import ArrayRecord, RunRecord  # what is only looked at needs neither
+        from nexa_sdk.run import read_secrets, submit_arrays
+
         journal = self.cluster.journal
         if not again and (known := self._known(journal)) is not None:
             return known

@@ -12,12 +12,11 @@ import random
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from nexa_sdk.distributions import as_distribution
 from nexa_sdk.errors import SweepError
 from nexa_sdk.values import Scalar, as_scalar, check_text
 
@@ -77,6 +76,7 @@ class Selection:
     space: Space
     where: Predicate | None = None
     only: Sequence[int] | None = None
+    fixed: Mapping[str, Scalar] = field(default_factory=dict)  # what a predicate is told besides
 
     @cached_property
     def numbers(self) -> Sequence[int]:
@@ -113,7 +113,7 @@ class Selection:
 
     def _holds(self, number: int) -> bool:
         assert self.where is not None
-        trial = self.space.combination(number)
+        trial = {**self.space.combination(number), **self.fixed}
         try:
             return bool(self.where(trial))
         except Exception as error:
@@ -177,6 +177,8 @@ def table(columns: Mapping[str, Any], *, what: str) -> Factor:
 
 def sampled(given: Mapping[str, Any], n: int, seed: int) -> Factor:
     """Draw `n` rows from distributions."""
+    from nexa_sdk.distributions import as_distribution
+
     distributions = {name: as_distribution(name, value) for name, value in given.items()}
     rng = random.Random(seed)
     rows = [[drawn.draw(rng) for drawn in distributions.values()] for _ in range(n)]
@@ -191,15 +193,9 @@ def column(name: str, values: Any) -> Sequence[Scalar]:
             raise SweepError(f"parameter {name!r} has no values ({values!r}): the sweep is empty")
         return values
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise SweepError(
-            f"parameter {name!r}: {values!r} is one value; write a list, [{values!r}], "
-            "or put it into fixed="
-        )
+        raise SweepError(f"parameter {name!r}: {values!r} is one value; write a list, [{values!r}], or put it into fixed=")
     if isinstance(values, (set, frozenset, Mapping)):
-        raise SweepError(
-            f"parameter {name!r}: a {type(values).__name__} has no order that a trial's number "
-            "could follow; write a list"
-        )
+        raise SweepError(f"parameter {name!r}: a {type(values).__name__} has no order that a trial's number could follow; write a list")
     if getattr(values, "ndim", 1) != 1:
         raise SweepError(f"parameter {name!r}: an array of {values.ndim} dimensions; give a list of scalars")  # type: ignore[attr-defined]
     scalars: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -164,7 +165,7 @@ class Sweep:
         check_labels(labels, wandb_group, wandb_project)
         freeze = object.__setattr__
         freeze(self, "command", words)
-        freeze(self, "selection", selection)
+        freeze(self, "selection", replace(selection, fixed=constants))
         freeze(self, "fixed", constants)
         freeze(self, "style", how)
         freeze(self, "name", program_name(words) if name is None else check_run_name(name))
@@ -400,7 +401,7 @@ def check_labels(tags: Sequence[str], group: str | None, project: str | None) ->
     """Check what reaches Weights & Biases; a comma would make two tags of one."""
     for what, label in (*(("tag", tag) for tag in tags), ("wandb_group", group), ("wandb_project", project)):
         if what == "tag" and (not isinstance(label, str) or not label or "," in label):
-            raise SweepError(f"tag {label!r}: give text without a comma, a tag each")
+            raise SweepError(f"tags: {label!r}: give text without a comma, a tag each")
         if label is not None and not isinstance(label, str):
             raise SweepError(f"{what}={label!r}: give text")
         check_text(what, label or "")
@@ -435,10 +436,7 @@ def choose_style(words: Sequence[str], names: Sequence[str], style: str | None) 
         )
     unplaced = [name for name in names if name not in placed]
     if unplaced:
-        raise SweepError(
-            f"parameter {unplaced[0]!r} stands nowhere in the command's template; "
-            f"write {{{unplaced[0]}}} where it belongs"
-        )
+        raise SweepError(f"parameter {unplaced[0]!r} stands nowhere in the command's template; write {{{unplaced[0]}}} where it belongs")
     return "template"
 
 

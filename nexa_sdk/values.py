@@ -114,9 +114,7 @@ def check_text(what: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise SweepError(
-            f"{what}: {text!r} holds a lone surrogate and is no Unicode text; decode it first"
-        ) from None
+        raise SweepError(f"{what}: {text!r} holds a lone surrogate and is no Unicode text; decode it first") from None
 
 
 def text_of(value: Scalar) -> str:

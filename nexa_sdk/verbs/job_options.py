@@ -38,7 +38,8 @@ def add_job_options(parser: Parser) -> None:
             text = f"{help_text} Can be given several times."
             parser.add(f"--{_dashed(field).removesuffix('s')}", dest=where, action="append", metavar=meta, help=text)
         else:
-            parser.add(f"--{_dashed(field)}", dest=where, metavar="N" if kind == "number" else field.upper(), completes=completes, help=help_text)
+            meta = "N" if kind == "number" else field.upper()
+            parser.add(f"--{_dashed(field)}", dest=where, metavar=meta, completes=completes, help=help_text)
 
 
 def read_job_options(args: Namespace) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def _value(field: str, kind: str, given: Any) -> Any:
         for pair in given:
             key, equals, text = pair.partition("=")
             if not equals and field == "env":
-                raise BadUsage("--env takes KEY=VALUE; a value that must stay secret goes with --secret KEY")  # never what was typed: it may be one
+                # What was typed is not shown: it may be a secret.
+                raise BadUsage("--env takes KEY=VALUE; a value that must stay secret goes with --secret KEY")
             pairs[key] = text if field == "env" else parse_scalar(text) if equals else True
         return pairs
     return given

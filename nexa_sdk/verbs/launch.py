@@ -61,11 +61,23 @@ def _launch(session: Session, args: Namespace) -> object:
 
 VERBS = [
     Verb(
-        "preview", "Show the script and the trials that launch would submit; submit nothing.", _USAGE, _add, _preview,
-        more=_MORE, takes_command=True, takes_body=True,
-    ),  # fmt: skip
+        "preview",
+        "Show the script and the trials that launch would submit; submit nothing.",
+        _USAGE,
+        _add,
+        _preview,
+        more=_MORE,
+        takes_command=True,
+        takes_body=True,
+    ),
     Verb(
-        "launch", "Submit it. What is the same in script and code is launched once.", _USAGE, _add_launch, _launch,
-        more=_MORE, takes_command=True, takes_body=True,
-    ),  # fmt: skip
+        "launch",
+        "Submit it. What is the same in script and code is launched once.",
+        _USAGE,
+        _add_launch,
+        _launch,
+        more=_MORE,
+        takes_command=True,
+        takes_body=True,
+    ),
 ]

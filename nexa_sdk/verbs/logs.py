@@ -31,7 +31,11 @@ def _logs(session: Session, args: Namespace) -> object:
 
 VERBS = [
     Verb(
-        "logs", "Show what a trial wrote to stdout and stderr.", "[RUN] [TRIAL] [--follow] [--tail N] [--attempt K]", _add, _logs,
+        "logs",
+        "Show what a trial wrote to stdout and stderr.",
+        "[RUN] [TRIAL] [--follow] [--tail N] [--attempt K]",
+        _add,
+        _logs,
         more=f"TRIAL is a number, 0 unless given.\n{RUN_HELP}",
-    )  # fmt: skip
+    )
 ]

@@ -15,6 +15,8 @@ __all__ = ["Help", "HelpWanted", "Parser"]
 class Help(str):
     """A help text; it shows itself as text, not quoted."""
 
+    __slots__ = ()
+
     def __repr__(self) -> str:
         return str(self)
 

@@ -20,7 +20,7 @@ def _add_attach(parser: Parser) -> None:
     parser.add("run", nargs="?", metavar="RUN", completes="runs", help="an id, or the beginning of one")
 
 
-def _runs(session: Session, args: Namespace) -> object:
+def _runs(_: Session, args: Namespace) -> object:
     from nexa_sdk.cluster import runs
 
     if args.limit < 1:

@@ -62,7 +62,7 @@ def _sandbox(session: Session, args: Namespace) -> object:
     given = {"nodes": args.nodes, "gpus_per_node": args.gpus_per_node, "accounting": False if args.no_accounting else None}
     given = {name: value for name, value in given.items() if value is not None}
     if given and what != "start":
-        raise BadUsage(f"--{next(iter(given)).replace('_', '-')} says what a new sandbox is made of; it goes with {session.prog} sandbox start")
+        raise BadUsage(f"--nodes, --gpus-per-node and --no-accounting are for a new sandbox: they go with {session.prog} sandbox start")
     box = Sandbox(settings.sandbox_folder())
     if what == "start":
         from nexa_sdk.scheduling.slurm.sandbox import SandboxSpec
@@ -75,7 +75,11 @@ def _sandbox(session: Session, args: Namespace) -> object:
 
 VERBS = [
     Verb(
-        "sandbox", "Start, stop or look at a real Slurm of one machine.", "start|stop|status [--nodes N] [--gpus-per-node G] [--no-accounting]",
-        _add, _sandbox, more="connect sandbox uses it, and starts it if need be. One that exists keeps what it was made of.",
-    )  # fmt: skip
+        "sandbox",
+        "Start, stop or look at a real Slurm of one machine.",
+        "start|stop|status [--nodes N] [--gpus-per-node G] [--no-accounting]",
+        _add,
+        _sandbox,
+        more="connect sandbox uses it, and starts it if need be. One that exists keeps what it was made of.",
+    )
 ]

@@ -33,7 +33,12 @@ def _results(session: Session, args: Namespace) -> object:
 VERBS = [
     Verb("status", "Ask for the state of each trial, as a DataFrame.", "[RUN]", _add, _status, more=RUN_HELP, is_table=True),
     Verb(
-        "results", "Return parameters, states and what the programs reported, as a DataFrame.", "[RUN] [--every-line]",
-        _add_results, _results, more=RUN_HELP, is_table=True,
-    ),  # fmt: skip
+        "results",
+        "Return parameters, states and what the programs reported, as a DataFrame.",
+        "[RUN] [--every-line]",
+        _add_results,
+        _results,
+        more=RUN_HELP,
+        is_table=True,
+    ),
 ]

@@ -51,10 +51,10 @@ def plan_of(session: Session, args: Namespace) -> Plan:
     resources = read_job_options(args)
     named = _named(session, others, args.command)
     if isinstance(named, Plan):
-        _refuse(args, parameters, {"--job": args.job, "--cluster": args.cluster, **{f"the job's {k}": v for k, v in resources.items()}}, "a plan is launched as it is")
+        _refuse("a plan is launched as it is", parameters, args, job=args.job, cluster=args.cluster, **resources)
         return named
     if named is not None:
-        _refuse(args, parameters, {}, f"{(others or ['the cell'])[0]} says already what to try")
+        _refuse(f"{(others or ['the cell'])[0]} says already what to try", parameters, args)
         target = _target(named)
     else:
         target = _Target(_inline(others, parameters, args))
@@ -86,7 +86,10 @@ def _named(session: Session, words: Sequence[str], command: list[str] | None) ->
             raise BadUsage("after -- stands no command; write one, as in: -- python train.py")
         return None
     if not words:
-        raise BadUsage(f"nothing is named to launch; give a Python program, a YAML file or the name of a Sweep, Plan or definition ({session.prog} launch -h)")
+        raise BadUsage(
+            "nothing is named to launch; give a Python program, a YAML file, or the name of a Sweep, a Plan or a definition "
+            f"({session.prog} launch -h says more)"
+        )
     word = words[0]
     value = session.namespace.get(word)
     if value is not None and type(value).__module__.startswith("nexa_sdk.") and type(value).__name__ in _KINDS:
@@ -139,8 +142,10 @@ def _job(session: Session, name: str) -> Job:
     raise BadUsage(f"--job {name}: there is no Job of that name{f'; {nearest(name, known)}' if known else ''}")
 
 
-def _refuse(args: Namespace, parameters: Sequence[str], more: dict[str, Any], why: str) -> None:
-    given = [name.partition("=")[0] for name in parameters]
-    given += [name for name, value in {"--style": args.style, "--name": args.name, **more}.items() if value is not None]
+def _refuse(why: str, parameters: Sequence[str], args: Namespace, **more: Any) -> None:
+    """Refuse what can't go with the object that is named."""
+    options = {"style": args.style, "name": args.name, **more}
+    given = [word.partition("=")[0] for word in parameters]
+    given += [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if given:
         raise BadUsage(f"{why}; leave out {', '.join(given)}")

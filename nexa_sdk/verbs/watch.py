@@ -22,7 +22,11 @@ def _watch(session: Session, args: Namespace) -> object:
 
 VERBS = [
     Verb(
-        "watch", "Show the trials while they run.", "[RUN]", _add, _watch,
+        "watch",
+        "Show the trials while they run.",
+        "[RUN]",
+        _add,
+        _watch,
         more=f"In a notebook the cell returns at once; a terminal waits for the end, and Ctrl-C leaves the run alone.\n{RUN_HELP}",
-    )  # fmt: skip
+    )
 ]

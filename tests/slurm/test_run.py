@@ -319,7 +319,7 @@ def test_a_program_that_is_not_there(slurm: Cluster, command: str, words: str) -
 
 def test_sbatchs_own_words_are_shown_when_it_refuses(slurm: Cluster) -> None:
     with pytest.raises(SubmissionRejected, match="sbatch refused .*Invalid generic resource"):
-        slurm.launch(Sweep("true"), time="0:05:00", options={"tres-per-node": "gres:nosuch:1"})
+        slurm.launch(Sweep("true"), time="0:05:00", options={"gres": "nosuch:1"})
     assert runs()["state"].tolist() == ["REJECTED"]
     with pytest.raises(SubmissionRejected, match="unrecognized option"):
         slurm.launch(Sweep("true"), time="0:05:00", options={"no-such-option": True})

@@ -1,6 +1,9 @@
 """Definitions in YAML: what they mean, and where they are wrong."""
 
+import re
+import shlex
 import textwrap
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -118,7 +121,9 @@ def test_zipped_values_vary_together():
 
 
 def test_overrides_are_the_same_in_every_trial():
-    sweep = read("sweep: {base_args: p, style: hydra, parameters: {seed: [0, 1]}, overrides: ['+opt.lr=1e-3', name=a=b, 'text=', ckpt=null]}").sweep
+    sweep = read(
+        "sweep: {base_args: p, style: hydra, parameters: {seed: [0, 1]}, overrides: ['+opt.lr=1e-3', name=a=b, 'text=', ckpt=null]}"
+    ).sweep
     assert sweep.argv(1) == ["p", "seed=1", "+opt.lr=1e-3", "name=a=b", "text=", "ckpt=null"]
 
 
@@ -185,19 +190,29 @@ def test_a_file_that_is_no_text_or_is_wrong_is_named(tmp_path):
     [
         ({"script": "t.py"}, "python t.py --a"),
         ({"module": "m.t"}, "python -m m.t --a"),
-        ({"script": "t.py", "extra_args": "-x 'y z'"}, "python t.py -x|y z --a"),
+        ({"script": "t.py", "extra_args": "-x 'y z'"}, "python t.py -x 'y z' --a"),
+        ({"script": "my t.py", "extra_args": ["$x"]}, "python 'my t.py' '$x' --a"),
         ({"type": "torchrun", "script": "t.py"}, "torchrun --standalone --nproc-per-node=1 t.py --a"),
         ({"type": "torchrun", "module": "m.t", "nproc_per_node": 4}, "torchrun --standalone --nproc-per-node=4 -m m.t --a"),
-        ({"type": "torchrun", "script": "t.py", "nproc_per_node": "gpu", "nnodes": 1}, "torchrun --standalone --nproc-per-node=gpu t.py --a"),
+        (
+            {"type": "torchrun", "script": "t.py", "nproc_per_node": "gpu", "nnodes": 1},
+            "torchrun --standalone --nproc-per-node=gpu t.py --a",
+        ),
         ({"type": "torchrun", "script": "t.py", "extra_args": ["--tee=3"]}, "torchrun --standalone --nproc-per-node=1 --tee=3 t.py --a"),
         (
-            {"type": "torchrun", "script": "t.py", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "rdzv_conf": {"timeout": 9, "a": "b"}},
+            {
+                "type": "torchrun",
+                "script": "t.py",
+                "rdzv_backend": "c10d",
+                "rdzv_endpoint": "localhost:0",
+                "rdzv_conf": {"timeout": 9, "a": "b"},
+            },
             "torchrun --nnodes=1 --rdzv-backend=c10d --rdzv-endpoint=localhost:0 --rdzv-conf=timeout=9,a=b --nproc-per-node=1 t.py --a",
         ),
     ],
 )
 def test_a_launcher_starts_the_program(given, words):
-    assert Launcher(**given).command(["--a"]) == [word.replace("|", " ") for word in words.replace("y z", "y|z").replace("-x|", "-x ").split()]
+    assert shlex.join(Launcher(**given).command(["--a"])) == words
 
 
 @pytest.mark.parametrize(
@@ -300,7 +315,7 @@ def test_a_few_lines_that_unfold_to_billions_are_refused():
     ("wrong", "complaint"),
     [
         ("tme: 1h", "job.tme: no such field; did you mean 'time'?"),
-        ("cpus-per-task: 3", "did you mean 'cpus_per_task'?"),
+        ("cpus-per-task: 3", "job.cpus-per-task: no such field; did you mean 'cpus_per_task'?"),
         ("time: 1:30", "job.time: '1:30' is ambiguous"),
         ("time: soon", "job.time: 'soon' is no walltime"),
         ("mem: 16", "job.mem: '16' is ambiguous"),
@@ -318,9 +333,7 @@ def test_a_job_s_mistakes_are_said_with_their_line(wrong, complaint):
 
 def test_every_mistake_of_a_section_is_said_in_the_order_of_lines():
     said = str(refusal("sweep: {base_args: p}\njob:\n  zeit: 1\n  mem: 16\n  gpus: 0\n"))
-    assert [said.index(part) for part in ("line 3: job.zeit", "line 4: job.mem", "line 5: job.gpus")] == sorted(
-        said.index(part) for part in ("job.zeit", "job.mem", "job.gpus")
-    ) or said.index("job.zeit") < said.index("line 4: job.mem") < said.index("line 5: job.gpus")
+    assert re.fullmatch(r"line 3: job\.zeit: .*; line 4: job\.mem: .*; line 5: job\.gpus: .*", said)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +367,7 @@ def test_every_mistake_of_a_section_is_said_in_the_order_of_lines():
         ("overrides: [lr]", "'lr' is no override; write key=value"),
         ("overrides: [=1]", "'=1' is no override"),
         ("overrides: [a=1, a=2]", "'a' is given twice"),
-        ("tags: ['a,b']", "tag 'a,b': give text without a comma"),
+        ("tags: ['a,b']", "tags: 'a,b': give text without a comma"),
         ("env: {WANDB_API_KEY: hunter2}", "'WANDB_API_KEY' looks like a secret"),
         ("env: {SLURM_X: 1}", "'SLURM_X' belongs to the scheduler"),
         ("wandb_project: [a]", "sweep.wandb_project: input should be a valid string"),
@@ -364,7 +377,7 @@ def test_a_sweep_s_mistakes_are_said_with_their_line(lines, complaint):
     error = refusal(f"sweep:\n  base_args: p\n  {lines}\n")
     assert complaint in str(error)
     assert "hunter2" not in str(error)
-    assert error.line == 3 or (lines.startswith("tags") and error.line == 1)
+    assert error.line == 3
 
 
 def test_a_parameter_given_twice_is_found_among_the_parameters():
@@ -377,16 +390,19 @@ def test_a_command_for_a_shell_is_refused():
     assert str(error).startswith("line 2: sweep.base_args: command 'p | tee log': no shell reads it")
 
 
-@given(st.text(max_size=60))
-@example("sweep: {base_args: [a, \"\\ud800\"]}")
-@example("sweep: {base_args: \"a\\0\"}")
+@given(
+    st.text(max_size=60)
+    | st.lists(st.sampled_from([*":-[]{}&*!|>#'\"\n ,%@?~<0.e", "sweep:", "job:", "a", "\n  ", "&a ", "*a", "<<: "]), max_size=30).map(
+        "".join
+    )
+)
+@example('sweep: {base_args: [a, "\\ud800"]}')
+@example('sweep: {base_args: "a\\0"}')
 @example("sweep:\n  base_args: p\n  '': 1")
 @example("self: 1\nsweep: {base_args: p, self: 2}")
 def test_any_text_is_a_definition_or_an_error_of_ours(text):
-    try:
+    with suppress(NexaError):
         load(text)
-    except NexaError:
-        pass
 
 
 # ---- in Python -------------------------------------------------------------------------------
@@ -411,4 +427,12 @@ def test_mistakes_in_python_are_errors_of_ours_and_nothing_changes():
 
 def test_a_schema_that_tools_can_read_is_there():
     assert set(SweepDefinition.model_json_schema()["properties"]) >= {"base_args", "parameters", "overrides", "tags", "wandb_group", "env"}
-    assert set(Launcher.model_json_schema()["properties"]) >= {"type", "script", "module", "nproc_per_node", "nnodes", "rdzv_id", "extra_args"}
+    assert set(Launcher.model_json_schema()["properties"]) >= {
+        "type",
+        "script",
+        "module",
+        "nproc_per_node",
+        "nnodes",
+        "rdzv_id",
+        "extra_args",
+    }

@@ -85,14 +85,19 @@ def test_a_count_is_an_integer_from_one_on(field, count):
         Job(**{field: count})
 
 
-@pytest.mark.parametrize("field", ["partition", "account", "qos", "reservation", "licenses", "dependency", "gpu_type", "nodelist", "exclude", "mail"])
+@pytest.mark.parametrize(
+    "field", ["partition", "account", "qos", "reservation", "licenses", "dependency", "gpu_type", "nodelist", "exclude", "mail"]
+)
 @pytest.mark.parametrize("text", ["", "a b", "a\nb", "a\n#SBATCH --uid=0", 'a"b', "a\\b", 5, []])
 def test_a_word_can_t_break_out_of_its_line(field, text):
     with pytest.raises(JobError, match=f"^{field}: "):
         Job(**{field: text})
 
 
-@pytest.mark.parametrize("given", [{"constraint": "a\nb"}, {"constraint": ""}, {"options": {"comment": "a\nb"}}, {"options": {"comment": 'a"b'}}, {"modules": ["a b"]}])
+@pytest.mark.parametrize(
+    "given",
+    [{"constraint": "a\nb"}, {"constraint": ""}, {"options": {"comment": "a\nb"}}, {"options": {"comment": 'a"b'}}, {"modules": ["a b"]}],
+)
 def test_no_other_text_can_either(given):
     with pytest.raises(JobError, match="can't stand in an #SBATCH line"):
         Job(**given)
@@ -177,12 +182,12 @@ def test_a_walltime_is_read(text, length):
     ],
 )  # fmt: skip
 def test_a_walltime_in_any_wrong_form_is_refused(wrong):
-    with pytest.raises(JobError, match="^time: "):
+    with pytest.raises(JobError, match=r"^time: "):
         Job(time=wrong)
 
 
 def test_a_bare_number_is_ambiguous_and_so_are_two():
-    with pytest.raises(JobError, match="90 is ambiguous: Slurm would read minutes; write '2:00:00'"):
+    with pytest.raises(JobError, match=r"90 is ambiguous: Slurm would read minutes; write '2:00:00'"):
         Job(time=90)
     with pytest.raises(JobError, match=r"write '1:30:00' for hours, '0:01:30' for minutes"):
         Job(time="1:30")

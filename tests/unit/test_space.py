@@ -93,7 +93,14 @@ def test_one_bad_text_among_many_is_found(bad):
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_others():
-    given_distributions = {"a": uniform(0, 1), "b": loguniform(1e-5, 1e-1), "c": randint(1, 9), "d": normal(0, 2), "e": choice(["x", "y"]), "f": [1, 2]}
+    given_distributions = {
+        "a": uniform(0, 1),
+        "b": loguniform(1e-5, 1e-1),
+        "c": randint(1, 9),
+        "d": normal(0, 2),
+        "e": choice(["x", "y"]),
+        "f": [1, 2],
+    }
     first, again, other = (sampled(given_distributions, 20, seed).columns for seed in (1, 1, 2))
     assert first == again
     assert first != other
@@ -117,7 +124,9 @@ def test_scipy_s_frozen_distributions_draw_by_the_same_seed():
     assert {type(value) for value in first} == {float}
 
 
-@pytest.mark.parametrize("make", [lambda: uniform(1, 0), lambda: loguniform(0, 1), lambda: normal(0, -1), lambda: choice([]), lambda: choice("ab")])
+@pytest.mark.parametrize(
+    "make", [lambda: uniform(1, 0), lambda: loguniform(0, 1), lambda: normal(0, -1), lambda: choice([]), lambda: choice("ab")]
+)
 def test_a_distribution_that_can_t_draw_says_why(make):
     with pytest.raises(SweepError, match=r"(uniform|loguniform|normal|choice)\("):
         make()
@@ -146,7 +155,9 @@ def test_a_predicate_is_not_asked_about_more_than_ten_million():
     asked = []
     selection = Selection(space_of(10**4, 10**3 + 1), where=lambda trial: asked.append(trial) or True)
     assert selection.space.size > MAX_COUNTED
-    with pytest.raises(SweepError, match=r"counted only up to 10,000,000 combinations, and this sweep has 10,010,000: draw some with sweep\.sample"):
+    with pytest.raises(
+        SweepError, match=r"counted only up to 10,000,000 combinations, and this sweep has 10,010,000: draw some with sweep\.sample"
+    ):
         len(selection.numbers)
     assert asked == []
     assert selection.first(2) == [0, 1]

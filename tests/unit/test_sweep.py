@@ -89,6 +89,7 @@ def test_a_predicate_keeps_the_trials_where_it_holds():
 
 
 def test_a_billion_trials_take_no_memory():
+    Sweep("p", grid={"a": [1]}).trials()  # pandas' first frame is not a sweep's memory
     tracemalloc.start()
     try:
         sweep = Sweep("python train.py", grid=BILLION)
@@ -102,13 +103,7 @@ def test_a_billion_trials_take_no_memory():
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 5e6  # pandas' own import apart
-
-
-@pytest.fixture(autouse=True, scope="module")
-def pandas_is_imported():
-    """So that its import is not counted as a sweep's memory."""
-    pd.DataFrame({"a": [1]})
+    assert peak < 3e6
 
 
 def test_a_table_of_a_billion_trials_is_refused_and_says_how_to_see_some():
@@ -146,7 +141,7 @@ def test_a_sample_is_in_order_without_doubles_and_the_same_for_its_seed():
     assert drawn == sorted(set(drawn))
     assert drawn == [t["x"] for t in sweep.sample(10, seed=0)]
     assert drawn != [t["x"] for t in sweep.sample(10, seed=1)]
-    assert set(t["x"] for t in sweep.sample(10).sample(3)) <= set(drawn)
+    assert {t["x"] for t in sweep.sample(10).sample(3)} <= set(drawn)
     with pytest.raises(SweepError, match="would be empty"):
         sweep.sample(0)
 
@@ -170,7 +165,12 @@ def test_explicit_trials_lack_what_their_row_lacks():
 
 @pytest.mark.parametrize(
     ("rows", "complaint"),
-    [([], "the sweep is empty"), ([{}], "no parameters"), ([{"a": 1}, 3], "trial 1: 3 is no mapping"), ({"a": 1}, "trial 0: 'a' is no mapping")],
+    [
+        ([], "the sweep is empty"),
+        ([{}], "no parameters"),
+        ([{"a": 1}, 3], "trial 1: 3 is no mapping"),
+        ({"a": 1}, "trial 0: 'a' is no mapping"),
+    ],
 )
 def test_explicit_trials_that_are_none(rows, complaint):
     with pytest.raises(SweepError, match=complaint):
@@ -232,7 +232,16 @@ def test_a_template_has_parameters_where_it_says():
 
 @pytest.mark.parametrize(
     ("word", "meant"),
-    [("{{x}}", "{x}"), ("{{{x}}}", "{1}"), ("{x}{x}", "11"), ('{{"a": {x}}}', '{"a": 1}'), ("{", "{"), ("{}", "{}"), ("{0}", "{0}"), ("}} {x} {{", "} 1 {")],
+    [
+        ("{{x}}", "{x}"),
+        ("{{{x}}}", "{1}"),
+        ("{x}{x}", "11"),
+        ('{{"a": {x}}}', '{"a": 1}'),
+        ("{", "{"),
+        ("{}", "{}"),
+        ("{0}", "{0}"),
+        ("}} {x} {{", "} 1 {"),
+    ],
 )
 def test_braces_that_are_meant_are_doubled(word, meant):
     assert Sweep(["p", word, "{x}"], fixed={"x": 1}).argv(0) == ["p", meant, "1"]
@@ -240,7 +249,9 @@ def test_braces_that_are_meant_are_doubled(word, meant):
 
 @given(st.lists(st.sampled_from(["{{", "}}", "{x}", "a", " ", "{y.z}"])))
 def test_a_template_is_cut_into_literals_and_names_without_loss(parts):
-    spelled = "".join(literal.replace("{", "{{").replace("}", "}}") + (f"{{{name}}}" if name else "") for literal, name in pieces("".join(parts)))
+    spelled = "".join(
+        literal.replace("{", "{{").replace("}", "}}") + (f"{{{name}}}" if name else "") for literal, name in pieces("".join(parts))
+    )
     assert spelled == "".join(parts)
 
 
@@ -343,7 +354,7 @@ def test_a_run_is_named_after_its_program(command, name):
         ({"name": 5}, "name 5"),
         ({"name": "x" * 41}, "at most 40"),
         ({"tags": ["a,b"]}, "without a comma"),
-        ({"tags": [5]}, "tag 5"),
+        ({"tags": [5]}, "tags: 5"),
         ({"wandb_group": 5}, "wandb_group=5"),
         ({"env": {"1A": "x"}}, "no name of an environment variable"),
         ({"env": {"A": 5}}, "give text"),

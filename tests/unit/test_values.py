@@ -39,7 +39,9 @@ def test_a_number_of_yaml_1_2_is_read_as_a_number(text, value):
     assert type(read) in (WrittenInt, WrittenFloat)
 
 
-@pytest.mark.parametrize("text", ["2:00:00", "1:30", "on", "yes", "No", "1_000", "0b11", "1e", "e3", ".", "-", "0x", "tRUE", "NaN", "٣", " 1", "1\n"])
+@pytest.mark.parametrize(
+    "text", ["2:00:00", "1:30", "on", "yes", "No", "1_000", "0b11", "1e", "e3", ".", "-", "0x", "tRUE", "NaN", "٣", " 1", "1\n"]
+)
 def test_what_yaml_1_2_reads_as_no_number_stays_text(text):
     assert parse_scalar(text) == text
     assert type(parse_scalar(text)) is str
@@ -89,7 +91,17 @@ def test_a_written_number_keeps_its_spelling_when_copied_and_pickled():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.001, "0.001"), (1e-4, "0.0001"), (1e16, "1e+16"), (3, "3"), (True, "true"), (False, "false"), (None, "null"), ("", ""), ("--x", "--x")],
+    [
+        (0.001, "0.001"),
+        (1e-4, "0.0001"),
+        (1e16, "1e+16"),
+        (3, "3"),
+        (True, "true"),
+        (False, "false"),
+        (None, "null"),
+        ("", ""),
+        ("--x", "--x"),
+    ],
 )
 def test_a_python_value_reaches_the_program_as_its_repr_and_words_as_in_yaml(value, text):
     assert text_of(value) == text
@@ -111,7 +123,7 @@ def test_numpy_scalars_and_paths_become_python_s_own(value, scalar):
     assert type(as_scalar("x", value)) is type(scalar)
 
 
-class Colour(str, enum.Enum):
+class Colour(str, enum.Enum):  # noqa: UP042  as it is on older Pythons, with another str()
     RED = "red"
 
 

@@ -5,43 +5,32 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from nexa_sdk.errors import NexaError
 from nexa_sdk.verbs import Session, parser_of, verbs
 
-if TYPE_CHECKING:
-    from nexa_sdk.notebook.magics.magic import NexaMagics
-
-__all__ = ["add_completion", "complete", "remove_completion"]
-
-# A line up to the cursor: `%nexa …`, `%%nexa …`, `x = %nexa …`.
-_LINE = re.compile(r"^\s*(?:[^=%'\"#]+=\s*)?%{1,2}nexa(?P<space>\s+)(?P<rest>.*)$")
-_ADDED = "_nexa_matcher"
+__all__ = ["complete"]
 
 
-def complete(line: str, session: Session, namespace: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+def complete(line: str, session: Session, namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Complete a line.
 
     Parameters
     ----------
     line : str
-        The line up to the cursor.
+        What stands between ``%nexa`` and the cursor.
     session : Session
     namespace : mapping
         The Python names.
 
     Returns
     -------
-    tuple of str and list of str, or None
-        The piece before the cursor and what may stand in its place; None where the line is no
-        line of ours.
+    tuple of str and list of str
+        The piece before the cursor, and what may stand in its place.
     """
-    match = _LINE.match(line)
-    if match is None:
-        return None
-    *words, piece = re.split(r"\s+", match["rest"])
+    *words, piece = re.split(r"\s+", line)
     if not words:
         return piece, _beginning(piece, verbs())
     verb = verbs().get(words[0])
@@ -97,11 +86,8 @@ def _beginning(piece: str, known: Iterable[str]) -> list[str]:
 
 def _named(piece: str, namespace: Mapping[str, Any], *kinds: str) -> list[str]:
     """Return the Python names of our objects; nothing is imported to find out what they are."""
-    return [
-        name
-        for name, value in namespace.items()
-        if name.startswith(piece) and not name.startswith("_") and type(value).__name__ in kinds and type(value).__module__.startswith("nexa_sdk.")
-    ]
+    ours = {name: type(value) for name, value in namespace.items() if type(value).__module__.startswith("nexa_sdk.")}
+    return [name for name, kind in ours.items() if kind.__name__ in kinds and name.startswith(piece) and not name.startswith("_")]
 
 
 def _run_ids() -> list[str]:
@@ -122,57 +108,3 @@ def _files(piece: str, *endings: str) -> list[str]:
         for name, path in zip(shown, found, strict=True)
         if os.path.isdir(path) or "*" in endings or path.endswith(endings)
     ]
-
-
-# ---- IPython -----------------------------------------------------------------------------------
-
-
-def add_completion(ip: Any, magics: NexaMagics) -> None:
-    """Let an IPython complete ``%nexa`` lines.
-
-    The matchers of version 2 are marked provisional; where they are gone the old hook does, which
-    does not see ``x = %nexa …``.
-    """
-    remove_completion(ip)
-
-    def find(line: str) -> tuple[str, list[str]] | None:
-        return complete(line, magics.session, ip.user_ns)
-
-    try:
-        from IPython.core.completer import SimpleCompletion, context_matcher
-
-        matchers = ip.Completer.custom_matchers
-    except (ImportError, AttributeError):
-        ip.set_hook("complete_command", _hook(find), re_key=r".*%{1,2}nexa\s")
-        return
-
-    @context_matcher(identifier="nexa_sdk", priority=100)
-    def nexa_matcher(context: Any) -> dict[str, Any]:
-        found = find(context.text_until_cursor)
-        if found is None:
-            return {"completions": [], "suppress": False}
-        piece, words = found
-        return {"completions": [SimpleCompletion(word, type="nexa") for word in words], "matched_fragment": piece, "ordered": True, "suppress": True}
-
-    matchers.append(nexa_matcher)
-    setattr(ip, _ADDED, nexa_matcher)
-
-
-def remove_completion(ip: Any) -> None:
-    """Take the completion away again."""
-    matcher = getattr(ip, _ADDED, None)
-    if matcher is not None:
-        ip.Completer.custom_matchers.remove(matcher)
-        delattr(ip, _ADDED)
-
-
-def _hook(find: Callable[[str], tuple[str, list[str]] | None]) -> Callable[[Any, Any], list[str]]:
-    def offer(_: Any, event: Any) -> list[str]:
-        found = find(event.line[: len(event.line)] if event.line.endswith(event.symbol) else event.line)
-        if found is None:
-            return []
-        piece, words = found
-        # The hook replaces the symbol, which may be a part of the piece.
-        return [word[len(piece) - len(event.symbol) :] if piece.endswith(event.symbol) else word for word in words]
-
-    return offer

@@ -11,7 +11,7 @@ import builtins
 import re
 import shlex
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from nexa_sdk.errors import BadUsage, nearest
@@ -19,6 +19,7 @@ from nexa_sdk.errors import BadUsage, nearest
 __all__ = ["expand", "split"]
 
 _NAME = re.compile(r"\$\$|\$([A-Za-z_]\w*)")
+_CONVERSIONS: Mapping[str, Callable[[object], str]] = {"!r": repr, "!s": str, "!a": ascii}
 _FORMAT = re.compile(r"(?P<head>.+?)(?P<conversion>![rsa])?(?P<spec>:[^\s{}][^{}]*)?", re.DOTALL)
 
 
@@ -56,7 +57,8 @@ def split(line: str) -> list[str]:
     try:
         return shlex.split("".join(pieces))
     except ValueError as error:
-        raise BadUsage(f"the line can't be split into words: {str(error).lower()}; close the quote, or write \\' for an apostrophe") from None
+        problem = str(error).lower()
+        raise BadUsage(f"the line can't be split into words: {problem}; close the quote, or write \\' for an apostrophe") from None
 
 
 def expand(words: Sequence[str], namespace: Mapping[str, Any]) -> list[str]:
@@ -136,7 +138,7 @@ def _parsed(text: str) -> ast.Expression | None:
 
 def _named(name: str, namespace: Mapping[str, Any]) -> str:
     if name not in namespace:
-        raise BadUsage(f"${name}: there is no Python name {name!r}{_hint(name, namespace)}; define it first, or write $${name} for the text itself")
+        raise _undefined(f"${name}", name, namespace, f"$${name}")
     return _text(f"${name}", namespace[name])
 
 
@@ -148,23 +150,20 @@ def _evaluated(inside: str, namespace: Mapping[str, Any]) -> str:
     try:
         value = eval(compile(tree, "<%nexa>", "eval"), known)  # noqa: S307 - the user's own expression
         if conversion:
-            value = {"!r": repr, "!s": str, "!a": ascii}[conversion](value)
+            value = _CONVERSIONS[conversion](value)
         return format(value, spec) if spec else _text(f"{{{inside}}}", value)
     except NameError as error:
-        name = str(error.name)
-        raise BadUsage(
-            f"{{{inside}}}: there is no Python name {name!r}{_hint(name, namespace)}; define it first, or write {{{{{inside}}}}} for the text itself"
-        ) from None
+        raise _undefined(f"{{{inside}}}", str(error.name), namespace, f"{{{{{inside}}}}}") from None
     except BadUsage:
         raise
     except Exception as error:
         raise BadUsage(f"{{{inside}}} can't be worked out: {type(error).__name__}: {error}") from error
 
 
-def _hint(name: str, namespace: Mapping[str, Any]) -> str:
-    known = [other for other in namespace if not other.startswith("_")]
-    hint = nearest(name, known) if known else ""
-    return f" ({hint.rstrip('?')}?)" if hint.startswith("did you mean") else ""
+def _undefined(what: str, name: str, namespace: Mapping[str, Any], doubled: str) -> BadUsage:
+    hint = nearest(name, [known for known in namespace if not known.startswith("_")])
+    near = f" ({hint})" if hint.startswith("did you mean") else ""  # all known ones would be too many
+    return BadUsage(f"{what}: there is no Python name {name!r}{near}; define it first, or write {doubled} for the text itself")
 
 
 def _is_ours(value: object) -> bool:

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
 
-from nexa_sdk.errors import NexaError
-from nexa_sdk.notebook.magics.expansion import expand, split
-from nexa_sdk.verbs import Session, overview, perform
+if TYPE_CHECKING:
+    from nexa_sdk.errors import NexaError
+    from nexa_sdk.verbs import Session
 
 __all__ = ["NexaMagics"]
 
 _OUT = {"out": {"help": "give the result this Python name: a cell's first line can't be assigned"}}
 
+_MORE = """\
+In a line $name and {expression} are Python's; $$ and {{ stand for themselves, and braces that
+hold no expression, as in JSON, stay as they are. Every line returns an object: run = %nexa launch …
+%%nexa sweep, preview and launch read YAML from the cell; --out NAME names what they return."""
+
 
 @magics_class
-class NexaMagics(Magics):  # type: ignore[misc, unused-ignore]
+class NexaMagics(Magics):
     """``%nexa`` and ``%%nexa``, and what their lines share."""
 
+    shell: Any
+
     def __init__(self, shell: Any) -> None:
-        super().__init__(shell)  # type: ignore[no-untyped-call, unused-ignore]
-        self.session = Session("%nexa", outputs=_OUT, bind=lambda name, value: shell.push({name: value}))
+        super().__init__(shell)
         self._watched: tuple[object, int] | None = None
         shell.display_formatter.ipython_display_formatter.for_type_by_name("nexa_sdk.run", "Run", self._show_run)
+
+    @cached_property
+    def session(self) -> Session:
+        """What the lines of this notebook share."""
+        from nexa_sdk.verbs import Session
+
+        return Session("%nexa", outputs=_OUT, bind=lambda name, value: self.shell.push({name: value}))
 
     def forget(self) -> None:
         """Take back what was registered beside the magics."""
@@ -35,7 +49,11 @@ class NexaMagics(Magics):  # type: ignore[misc, unused-ignore]
     @needs_local_scope
     @line_cell_magic
     def nexa(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> object:
-        """Do what the line says, and return what came of it."""
+        """Do what the line says, and return what came of it; ``%nexa -h`` lists the verbs."""
+        from nexa_sdk.errors import NexaError
+        from nexa_sdk.notebook.magics.expansion import expand, split
+        from nexa_sdk.verbs import perform
+
         session = self.session
         session.namespace = ChainMap(dict(local_ns or {}), self.shell.user_ns)
         session.body = cell
@@ -56,11 +74,14 @@ class NexaMagics(Magics):  # type: ignore[misc, unused-ignore]
             raise NotImplementedError  # IPython goes on with the run's own HTML
 
 
-NexaMagics.nexa.__doc__ = f"""{overview("%nexa")}
+def _help() -> str:
+    from nexa_sdk.verbs import overview
 
-In a line $name and {{expression}} are Python's; $$ and {{{{ stand for themselves, and braces that
-hold no expression, as in JSON, stay as they are. Every line returns an object: run = %nexa launch …
-%%nexa sweep, preview and launch read YAML from the cell; --out NAME names what they return."""
+    return f"{overview('%nexa')}\n\n{_MORE}"
+
+
+# IPython asks for it when somebody does (%nexa?): the verbs need not be imported before.
+NexaMagics.nexa.getdoc = _help
 
 
 def in_one_line(error: NexaError) -> NexaError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -222,6 +221,8 @@ def pack(files: Mapping[str, bytes]) -> bytes:
     """Pack a run's files for its folder, with the folders that its tasks write to."""
     if not files:
         return b""
+    import tarfile
+
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for folder in ("logs", "tasks", "results", "submitted", *(["secrets"] if any(name.startswith("secrets/") for name in files) else [])):

@@ -254,11 +254,12 @@ class Sandbox:
             daemon.signal(signal.SIGCONT)
         if daemons["slurmctld"].pid() is not None:
             self._cancel_jobs(spec)
+        kill_leftovers(self.folder)  # before slurmd: it waits for them
         end(daemon for name, daemon in daemons.items() if name.startswith(("slurmd-", "slurmctld")))
         for name in ("slurmdbd", "mariadb", "munged"):
             if name in daemons:
                 end([daemons[name]])
-        kill_leftovers(self.folder)
+        kill_leftovers(self.folder)  # and what slurmd had begun meanwhile
 
     def _cancel_jobs(self, spec: SandboxSpec) -> None:
         self._ask("scancel", f"--user={_user()}")
