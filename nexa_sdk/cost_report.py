@@ -53,10 +53,11 @@ class CostReport:
         return pd.DataFrame([{**row, "total": _number(self.total), "currency": self.currency or "unknown"}])
 
     def __str__(self) -> str:
-        gpus = "unbounded GPU-hours" if self.gpu_hours is None else f"at most {self.gpu_hours:,.2f} GPU-hours"
-        cpus = "unbounded CPU-hours" if self.cpu_hours is None else f"{self.cpu_hours:,.2f} CPU-hours"
         money = "price unknown" if self.total is None else f"{self.total:,.2f} {self.currency}"
-        return f"{gpus}, {cpus}, {money}"
+        if self.cpu_hours is None:
+            return f"no walltime bounds the {'GPU-hours' if self.gpu_hours is None else 'CPU-hours'}, {money}"
+        gpus = f"{self.gpu_hours:,.2f} GPU-hours, " if self.gpu_hours else ""
+        return f"at most {gpus}{self.cpu_hours:,.2f} CPU-hours, {money}"
 
     def __repr__(self) -> str:
         return f"<CostReport of {self.trials:,} trials: {self}>"

@@ -148,7 +148,7 @@ def bash_html(script: str) -> str:
 
 def run_summary(run_id: str, cluster: str, trials: int, counts: Mapping[State, int], folder: str) -> str:
     """Show a run in two lines: its states, and where it lies."""
-    states = " · ".join(f"{count:,} {state_badge(state)}" for state, count in counts.items()) or "not asked yet"
+    states = " · ".join(f"{count:,} {state_badge(state)}" for state, count in counts.items()) or "submitted"
     return (
         f"<div><b>Run {html.escape(run_id)}</b> · {trials:,} trial{'s' if trials != 1 else ''} on {html.escape(cluster)}: {states}"
         f'<div style="color:{_MUTED}">{html.escape(folder)}</div></div>'

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from nexa_sdk.transports.base import Transport
 
 __all__ = ["Attempt", "Log", "Run", "submit_arrays"]
+
+PATIENCE = 60.0  # seconds without news until a waiting cell asks by itself
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,8 @@ class Run:
                 status = replace(
                     status, exit_code=record["exit"], start=status.start or record["start"], end=status.end or record["end"]
                 )
+            elif status.state is State.FAILED and record is None and not status.reason:
+                status = replace(status, reason=f"it left no record: does its node see {self.folder}?")
             found[task] = status
         return found
 
@@ -394,10 +399,9 @@ class Run:
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         raise TimeoutError(f"{self.id} has not ended after {timeout:g} seconds; it goes on: {_tally(self.counts())}")
-                    news.wait(left)
+                    news.wait(min(left if left is not None else PATIENCE, PATIENCE))
                     news.clear()
-                    self.refresh(max_age=5.0)
-                    bar.update()
+                    bar.update(self._try_refresh())
             except KeyboardInterrupt:
                 print(f"Detached. The run goes on: nexa_sdk.attach({self.id!r}) finds it again.")
                 raise
@@ -417,9 +421,10 @@ class Run:
         subscription = self.subscribe(lambda: loop.call_soon_threadsafe(news.set))
         try:
             while not self.is_finished:
-                await news.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), PATIENCE)
                 news.clear()
-                await asyncio.to_thread(self.refresh, max_age=5.0)
+                await asyncio.to_thread(self._try_refresh)
         finally:
             subscription.close()
         if check:
@@ -428,6 +433,14 @@ class Run:
 
     def __await__(self) -> Generator[Any, None, Run]:
         return self.finished().__await__()
+
+    def _try_refresh(self) -> str:
+        """Ask, and return what went wrong: the trials of a cluster that does not answer go on."""
+        try:
+            self.refresh(max_age=5.0)
+        except ClusterError as error:
+            return str(error)
+        return ""
 
     def _check(self) -> None:
         failed = [attempt for attempt in self._last if attempt.status.state is not State.COMPLETED]
@@ -537,7 +550,7 @@ class Run:
         return f"<Run {self.id} on {self.cluster}: {self._summary()}>"
 
     def _summary(self) -> str:
-        known = _tally(self.counts()) if self._last else "not asked yet"
+        known = _tally(self.counts()) if self._last else "submitted"
         return f"{self.trial_count} trial{'s' if self.trial_count != 1 else ''}, {known}"
 
     def _repr_html_(self) -> str:

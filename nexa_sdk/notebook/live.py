@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from nexa_sdk import display
 from nexa_sdk.display import Markup
 from nexa_sdk.errors import NexaError
+from nexa_sdk.states import State
 
 if TYPE_CHECKING:
     from nexa_sdk.run import Attempt, Run
@@ -155,11 +156,14 @@ def run_text(run: Run) -> str:
     return "\n".join([repr(run), *lines, *([more] if more else [])])
 
 
+_PROGRESS = {State.COMPLETED: 0, State.COMPLETING: 2, State.RUNNING: 3, State.PENDING: 4, State.UNKNOWN: 5}
+
+
 def _bar(run: Run) -> str:
     """Draw the share of each state: inline SVG, which a static viewer shows as well."""
     parts, x = [], 0.0
     total = max(1, run.trial_count)
-    for state, count in run.counts().items():
+    for state, count in sorted(run.counts().items(), key=lambda item: _PROGRESS.get(item[0], 1)):
         width = 100 * count / total
         title = f"<title>{count} {state.value}</title>"
         parts.append(f'<rect x="{x:.3f}" width="{width:.3f}" height="6" style="fill:{display.colour(state)}">{title}</rect>')
@@ -167,7 +171,7 @@ def _bar(run: Run) -> str:
     label = html.escape(f"{run.id}: " + ", ".join(f"{count} {state.value}" for state, count in run.counts().items()))
     return (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 100 6" preserveAspectRatio="none" '
-        f'width="100%" height="6" style="display:block;margin:.3em 0">{"".join(parts)}</svg>'
+        f'width="100%" height="6" style="display:block;height:6px;margin:.3em 0">{"".join(parts)}</svg>'
     )
 
 
@@ -180,14 +184,16 @@ class Progress:
         self._terminal = sys.stderr if shown and self._output is None and sys.stderr.isatty() else None
         self._before = ""
 
-    def update(self) -> None:
-        """Show how far the run is."""
+    def update(self, note: str = "") -> None:
+        """Show how far the run is, and why it may not be up to date."""
         text = f"{self.run.id}: " + ", ".join(f"{count:,} {state.value}" for state, count in self.run.counts().items())
+        text += f" (not up to date: {note})" if note else ""
         if text == self._before:
             return
         self._before = text
         if self._output is not None:
-            self._output.show(f"<div>{self.run._repr_html_()}{_bar(self.run)}</div>", text)
+            below = f"<div>not up to date: {html.escape(note)}</div>" if note else ""
+            self._output.show(f"<div>{self.run._repr_html_()}{_bar(self.run)}{below}</div>", text)
         elif self._terminal is not None:
             done = sum(count for state, count in self.run.counts().items() if state.is_terminal)
             filled = round(24 * done / max(1, self.run.trial_count))

@@ -53,7 +53,7 @@ def parser_of(verb: Verb, session: Session) -> Parser:
     parser = Parser(f"{session.prog} {verb.name}", verb.usage, f"{verb.help}\n\n{verb.more}".strip())
     verb.add_arguments(parser)
     for name, words in session.outputs.items():
-        parser.add_argument(f"--{name}", metavar="NAME" if name == "out" else None, **words)
+        parser.add_argument(f"--{name}", **words)
     return parser
 
 

@@ -337,6 +337,18 @@ def test_a_failing_pre_command_fails_the_trial_and_is_named(slurm: Cluster) -> N
     assert "this pre-command failed with exit status 2: ls /nowhere-at-all" in str(run.logs(0))
 
 
+def test_a_run_folder_that_the_nodes_do_not_see(slurm: Cluster) -> None:
+    run = slurm.launch(Sweep("true"), time="0:05:00", options={"begin": "now+3"})
+    Path(run.folder, "tasks").rmdir()
+    run.wait(check=False, timeout=60)
+    table = run.status()
+    assert table["exit_code"].tolist() == [78]
+    assert table["reason"].tolist() == [f"it left no record: does its node see {run.folder}?"]
+    assert "is not visible on" in str(run.logs(0))
+    doubts = Cluster("slurm", runs="/tmp/nexa-runs").plan(Sweep("true"), time="0:05:00").preflight().set_index("what")
+    assert doubts.loc["run folder", "verdict"] == "warning"
+
+
 def test_preflight_tells_everything_and_when_it_would_start(slurm: Cluster, program) -> None:
     checks = slurm.plan(Sweep(program("pass")), time="0:05:00", gpus=1).preflight().set_index("what")
     assert checks.loc[["working directory", "program", "script", "partition", "walltime", "GPUs", "expected start"], "verdict"].tolist() == ["ok"] * 7

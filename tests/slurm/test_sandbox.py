@@ -300,11 +300,22 @@ def test_destroy_removes_a_sandbox_and_nothing_else(make: Callable[[], Sandbox])
 
 def test_a_failed_start_says_why_leaves_nothing_running_and_can_be_mended(make: Callable[[], Sandbox]) -> None:
     sandbox = make()
-    with pytest.raises(SandboxError, match="(?s)slurmctld.*failed.*NoSuchWord"):
+    with pytest.raises(SandboxError, match=r"(?s)slurmctld.*failed.*NoSuchWord"):
         sandbox.start(SandboxSpec(accounting=False, nodes=1, extra=("NoSuchWord=1",)))
     assert left_running(sandbox) == []
     sandbox.start(LIGHT)
     assert sandbox.is_up
+
+
+def test_a_start_that_was_killed_is_begun_anew(make: Callable[[], Sandbox]) -> None:
+    sandbox = make()
+    starter = in_python("import sys; from nexa_sdk.scheduling.slurm.sandbox import *; Sandbox(sys.argv[1]).start()", str(sandbox.folder))
+    assert eventually(lambda: bool(sandbox.status()))
+    starter.kill()
+    starter.communicate()
+    sandbox.start(LIGHT)
+    assert set(sandbox.status()) == {"munged", "slurmctld", "slurmd-n1"}
+    assert eventually(lambda: not [name for name in left_running(sandbox) if name.startswith(("mariadb", "mysql", "slurmdbd"))])
 
 
 def test_missing_programs_are_named_with_what_installs_them(make: Callable[[], Sandbox], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +323,7 @@ def test_missing_programs_are_named_with_what_installs_them(make: Callable[[], S
     missing = missing_programs()
     if "sbatch" not in missing:
         pytest.skip("this machine has Slurm's commands in /usr/sbin or /sbin too")
-    with pytest.raises(SandboxError, match="sbatch, .*Install what is missing: sudo apt-get install") as caught:
+    with pytest.raises(SandboxError, match=r"sbatch, .*Install what is missing: sudo apt-get install") as caught:
         make().start()
     assert all(package in str(caught.value) for package in PACKAGES)
     assert "sacctmgr" in missing_programs()
@@ -341,6 +352,14 @@ def test_a_user_without_a_name_is_refused(make: Callable[[], Sandbox], monkeypat
     monkeypatch.setattr(os, "geteuid", lambda: 123_456_789)
     with pytest.raises(SandboxError, match="123456789 has no name"):
         make().start(LIGHT)
+
+
+def test_a_machine_without_any_network_is_told_so(make: Callable[[], Sandbox]) -> None:
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("taking the network from a process takes root")
+    code = "import sys; from nexa_sdk.scheduling.slurm.sandbox import *; Sandbox(sys.argv[1]).start()"
+    output = in_python(code, str(make().folder), under=("unshare", "--net")).communicate(timeout=20)[0]
+    assert "SandboxError: this machine has no network but its loopback" in output
 
 
 # -- other users and other machines ----------------------------------------------------------------------------

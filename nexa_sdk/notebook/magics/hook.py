@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nexa_sdk.notebook.magics.magic import NexaMagics
 
-__all__ = ["add_completion", "remove_completion"]
+__all__ = ["add_completion", "add_hook", "remove_completion"]
 
 # A line up to the cursor: `%nexa …`, `%%nexa …`, `x = %nexa …`.
 _LINE = re.compile(r"^\s*(?:[^=%'\"#]+=\s*)?%{1,2}nexa\s+(?P<rest>.*)$")
@@ -39,7 +39,7 @@ def add_completion(ip: Any, magics: NexaMagics) -> None:
 
         matchers = ip.Completer.custom_matchers
     except (ImportError, AttributeError):
-        ip.set_hook("complete_command", _hook(find), re_key=r".*%{1,2}nexa\s")
+        add_hook(ip, find)
         return
 
     @context_matcher(identifier="nexa_sdk", priority=100)  # type: ignore[untyped-decorator, unused-ignore]
@@ -63,10 +63,12 @@ def remove_completion(ip: Any) -> None:
         delattr(ip, _ADDED)
 
 
-def _hook(find: Find) -> Callable[[Any, Any], list[str]]:
+def add_hook(ip: Any, find: Find) -> None:
+    """Complete by IPython's older way."""
+
     def offer(_: Any, event: Any) -> list[str]:
         piece, words = find(event.text_until_cursor) or ("", [])
         replaced = len(piece) - len(event.symbol)  # the hook's words replace the symbol, which may be a part of the piece
         return [word[max(0, replaced) :] for word in words]
 
-    return offer
+    ip.set_hook("complete_command", offer, re_key=r"%{1,2}nexa")

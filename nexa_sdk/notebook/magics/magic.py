@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NexaMagics"]
 
-_OUT = {"out": {"help": "give the result this Python name: a cell's first line can't be assigned"}}
+_OUT = {"out": {"metavar": "NAME", "help": "give the result this Python name: a cell's first line can't be assigned"}}
 
 _MORE = """\
 In a line $name and {expression} are Python's; $$ and {{ stand for themselves, and braces that
@@ -81,7 +81,7 @@ def _help() -> str:
 
 
 # IPython asks for it when somebody does (%nexa?): the verbs need not be imported before.
-NexaMagics.nexa.getdoc = _help
+NexaMagics.nexa.getdoc = _help  # type: ignore[union-attr]
 
 
 def in_one_line(error: NexaError) -> NexaError:

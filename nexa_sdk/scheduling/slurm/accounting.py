@@ -39,7 +39,7 @@ def read_squeue(text: str) -> Tasks:
             start=_time(start) if state is not State.PENDING else None,  # else the expected start
             end=_time(end) if state.is_terminal else None,  # else the limit
             node=node,
-            reason="" if reason == "None" else reason,
+            reason=_reason(state, state_text, reason),
         )
     return found
 
@@ -75,7 +75,7 @@ def read_sacct(text: str) -> dict[str, Accounted]:
             start=_time(start),
             end=_time(end) if state.is_terminal else None,
             node="" if node == "None assigned" else node,
-            reason=_reason(state_text, reason),
+            reason=_reason(state, state_text, reason),
         )
         job = found.setdefault(match[1], Accounted({}, {}))
         if match[2] is not None:
@@ -116,11 +116,12 @@ def _exit_code(state: State, text: str) -> int | None:
     return int(code) if state in (State.COMPLETED, State.FAILED) else None
 
 
-def _reason(state_text: str, reason: str) -> str:
+def _reason(state: State, state_text: str, reason: str) -> str:
     by = re.fullmatch(r"CANCELLED by (\S+)", state_text.strip())
     if by:
         return f"cancelled by uid {by[1]}"
-    return "" if reason in ("None", "NonZeroExitCode") else reason
+    # What has ended still carries why it once waited (BeginTime), or an exit code's name.
+    return "" if reason == "None" or (state.is_terminal and reason != "JobLaunchFailure") else reason
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from nexa_sdk.walltime import format_walltime
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
 
-__all__ = ["expected_start", "resources"]
+__all__ = ["expected_start", "resources", "run_folder"]
 
 
 def resources(job: Job, table: dict[str, Partition]) -> list[Check]:
@@ -29,6 +29,14 @@ def resources(job: Job, table: dict[str, Partition]) -> list[Check]:
     if not any(part.is_up for part in chosen):
         found.append(Check("partition", "warning", f"{', '.join(names)} is down: trials will wait"))
     return [*found, _walltime(job, chosen), *_gpus(job, chosen)]
+
+
+def run_folder(folder: str, *, is_throw_away: bool) -> list[Check]:
+    """Doubt a run's folder that other machines hardly see."""
+    if is_throw_away or not folder.startswith(("/tmp/", "/var/tmp/", "/dev/shm/")):  # noqa: S108  nothing is written there
+        return []
+    words = f"{folder} is this machine's own, most likely, and the nodes must see it; choose another with Cluster(…, runs='/a/shared/folder')"
+    return [Check("run folder", "warning", words)]
 
 
 def _walltime(job: Job, chosen: list[Partition]) -> Check:

@@ -205,7 +205,7 @@ class SlurmScheduler(Scheduler):
             raise
         except ClusterError as error:
             return [Check("Slurm", "error", f"it does not answer: {error}")]
-        return checks.resources(job, table)
+        return [*checks.run_folder(folder, is_throw_away=bool(self.settings)), *checks.resources(job, table)]
 
     def expected_start(self, script: str, folder: str) -> Check:
         """Ask when a script would start, without submitting it (it costs a job id)."""

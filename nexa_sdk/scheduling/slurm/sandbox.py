@@ -124,13 +124,14 @@ class Sandbox:
 
     def down(self, daemon: str) -> None:
         """Stop one daemon: "munged", "mariadb", "slurmdbd", "slurmctld", "slurmd-n1", …"""
+        chosen = self._daemon(daemon)
         with self._folder.locked():
-            end([self._daemon(daemon)])
+            end([chosen])
 
     def up(self, daemon: str) -> None:
         """Start one daemon again, and wait until it answers."""
+        chosen = self._daemon(daemon)
         with self._folder.locked(), ExitStack() as undo:
-            chosen = self._daemon(daemon)
             if chosen.pid() is None:
                 undo.callback(end, [chosen])
                 self._launch(chosen)
@@ -233,11 +234,12 @@ class Sandbox:
     def _register(self, user: str) -> None:
         """Tell accounting of the cluster, of one account and of the user."""
         for what in (("cluster", CLUSTER), ("account", CLUSTER), ("user", user, f"Account={CLUSTER}")):
-            self._ask("sacctmgr", "-i", "-Q", "add", *what, seconds=30)
+            if self._ask("sacctmgr", "-i", "-Q", "add", *what, seconds=30) is None:
+                raise self._failure(Daemon(name="slurmdbd", folder=self.folder))
 
     def _wait_for_nodes(self, spec: SandboxSpec) -> None:
         nodes = [daemon for daemon in self._daemons(spec) if daemon.node]
-        wait_until(lambda: self._nodes_answer() or any(node.pid() is None for node in nodes), seconds=60)
+        wait_until(lambda: self._nodes_answer() or any(node.pid() is None for node in nodes), seconds=_READY)
         if not self._nodes_answer():
             dead = [node for node in nodes if node.pid() is None]
             raise self._failure(dead[0] if dead else Daemon(name="slurmctld", folder=self.folder))
@@ -248,23 +250,24 @@ class Sandbox:
         return bool(states) and not any(state.endswith("*") or state in ("unk", "down") for state in states)
 
     def _stop(self) -> None:
-        spec = self._folder.record().spec
-        daemons = {daemon.name: daemon for daemon in self._daemons(spec)}
+        record = self._folder.record()
+        daemons = {daemon.name: daemon for daemon in self._daemons(record.spec)}
         for daemon in daemons.values():
             daemon.signal(signal.SIGCONT)
         if daemons["slurmctld"].pid() is not None:
-            self._cancel_jobs(spec)
-        kill_leftovers(self.folder)  # before slurmd: it waits for them
-        end(daemon for name, daemon in daemons.items() if name.startswith(("slurmd-", "slurmctld")))
-        for name in ("slurmdbd", "mariadb", "munged"):
+            self._cancel_jobs(record)
+        kill_leftovers(self.folder)
+        # Each before the one that it reports to: a slurmd that finds no slurmctld tries for 10 s more.
+        end(daemon for daemon in daemons.values() if daemon.node)
+        for name in ("slurmctld", "slurmdbd", "mariadb", "munged"):
             if name in daemons:
                 end([daemons[name]])
-        kill_leftovers(self.folder)  # and what slurmd had begun meanwhile
+        kill_leftovers(self.folder)  # what slurmd had begun meanwhile
 
-    def _cancel_jobs(self, spec: SandboxSpec) -> None:
-        self._ask("scancel", f"--user={_user()}")
+    def _cancel_jobs(self, record: SandboxRecord) -> None:
+        self._ask("scancel", f"--user={record.site.user}")
         # A job that does not end has KillWait seconds; what is still there then is killed below.
-        wait_until(lambda: not self._ask("squeue", "-h", "-t", "R,CG"), seconds=min(spec.kill_wait + 2, 10))
+        wait_until(lambda: not self._ask("squeue", "-h", "-t", "R,CG"), seconds=min(record.spec.kill_wait + 2, 10))
 
     # -- commands --------------------------------------------------------------------------------------------
 
@@ -308,7 +311,7 @@ class Sandbox:
                 encoding="utf-8",
                 errors="replace",
             )
-        except subprocess.SubprocessError:
+        except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout
 
@@ -321,14 +324,12 @@ def _user() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
-        raise SandboxError(
-            f"the user id {os.geteuid()} has no name, and Slurm needs one: add a line for it to /etc/passwd"
-        ) from None
+        raise SandboxError(f"the user id {os.geteuid()} has no name, and Slurm needs one: add a line for it to /etc/passwd") from None
 
 
 def _check_network() -> None:
     try:
-        socket.getaddrinfo("127.0.0.1", None, flags=socket.AI_ADDRCONFIG)
+        socket.getaddrinfo("127.0.0.1", None, socket.AF_INET, flags=socket.AI_ADDRCONFIG)  # as Slurm asks
     except OSError as error:
         raise SandboxError(
             "this machine has no network but its loopback, and then Slurm can't resolve even 127.0.0.1: "

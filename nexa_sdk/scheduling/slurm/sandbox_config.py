@@ -78,7 +78,7 @@ class SandboxSpec:
 
     @property
     def node_names(self) -> tuple[str, ...]:
-        """Return the nodes' names: n1, n2, …"""
+        """Return the nodes' names, from n1 on."""
         return tuple(f"n{number}" for number in range(1, self.nodes + 1))
 
     @property

@@ -13,7 +13,7 @@ __all__ = ["Daemon", "end", "kill_leftovers", "wait_until"]
 
 _PROGRAMS = {
     "munged": ("munged",),
-    "mariadb": ("mariadbd", "mysqld"),
+    "mariadb": ("mariadbd", "mysqld", "mariadb-install-db", "mysql_install_db"),
     "slurmdbd": ("slurmdbd",),
     "slurmctld": ("slurmctld",),
     "slurmd": ("slurmd",),
@@ -25,7 +25,14 @@ _PATIENCE = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Daemon:
-    """One daemon of the sandbox in `folder`: "munged", "mariadb", "slurmdbd", "slurmctld" or "slurmd-n1", …"""
+    """One daemon of the sandbox in `folder`.
+
+    Parameters
+    ----------
+    name : str
+        "munged", "mariadb", "slurmdbd", "slurmctld", or "slurmd-n1" and so on.
+    folder : Path
+    """
 
     name: str
     folder: Path
@@ -74,7 +81,8 @@ class Daemon:
 
     def _is(self, pid: int) -> bool:
         command = _read(pid, "cmdline")
-        if not command or Path(command[0]).name not in _PROGRAMS[self.name.partition("-")[0]]:
+        names = {Path(word).name for word in command[:2]}  # a script's name comes after its shell's
+        if names.isdisjoint(_PROGRAMS[self.name.partition("-")[0]]):
             return False
         return (self.node is None or self.node in command) and _setting(self.folder) in _read(pid, "environ")
 

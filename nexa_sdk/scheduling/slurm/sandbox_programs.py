@@ -106,7 +106,7 @@ def _mariadb_options(folder: Path) -> list[str]:
         f"--socket={folder}/db/mysql.sock",
         f"--pid-file={folder}/run/mariadb.pid",
         f"--log-error={folder}/log/mariadb.log",
-        f"--tmpdir={folder}/tmp",
+        f"--tmpdir={folder / 'tmp'}",
         "--skip-grant-tables",
         "--skip-networking",
         "--skip-log-bin",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nexa_sdk.passing import flag, pieces
-from nexa_sdk.scheduling.slurm.bash import array_items, double_quoted, quote, variable_names
+from nexa_sdk.scheduling.slurm.bash import array_items, double_quoted, number_items, quote, variable_names
 from nexa_sdk.values import Scalar, text_of
 
 if TYPE_CHECKING:
@@ -248,9 +248,11 @@ def _column(variable: str, values: Sequence[Scalar], rows: Sequence[int] | None,
         offset = values.start + (values.step * rows[0] if rows is not None else 0)
         position = index if values.step == 1 else f"{values.step} * ({index})"
         return _Expression(double_quoted(f"$(({offset} + {position}))")), None
-    chosen = values if rows is None else (values[rows.start : rows.stop] if isinstance(rows, range) else [values[row] for row in rows])
+    chosen = _rows(values, rows)
     element = f"{variable}[{index}]"
     kinds = set(map(type, chosen)) if not isinstance(chosen, range) else {int}
+    if kinds <= {int, float}:
+        return _Expression(double_quoted(f"${{{element}}}")), f"{variable}={number_items(chosen)}"  # type: ignore[arg-type]
     is_switch = bool in kinds and kinds <= {bool, type(None)}
     if type(None) in kinds and not is_switch:
         items = [f"[{k}]={quote(text_of(value))}" for k, value in enumerate(chosen) if value is not None]
@@ -260,6 +262,12 @@ def _column(variable: str, values: Sequence[Scalar], rows: Sequence[int] | None,
         given = f"[[ ${{{element}}} == true ]]" if is_switch else None
     expression = _Expression(double_quoted(f"${{{element}}}"), given, is_switch)
     return expression, f"{variable}={array_items(items)}"
+
+
+def _rows(values: Sequence[Scalar], rows: Sequence[int] | None) -> Sequence[Scalar]:
+    if rows is None or rows == range(len(values)):
+        return values
+    return values[rows.start : rows.stop] if isinstance(rows, range) else [values[row] for row in rows]
 
 
 def _words(sweep: Sweep, expressions: Mapping[str, _Expression]) -> list[str]:
