@@ -1,0 +1,122 @@
+"""The journal: written before anything is sent, safe with several kernels."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nexa_sdk.errors import JournalError, RunNotFound
+from nexa_sdk.journal import ArrayRecord, Journal, RunRecord
+
+
+def run(run_id: str = "train-000001", digest: str = "d", created: float = 1.0) -> RunRecord:
+    return RunRecord(run_id, "local", "/runs/" + run_id, digest, 3, created)
+
+
+def array(run_id: str = "train-000001", n: int = 0, tasks: str = "0-2") -> ArrayRecord:
+    return ArrayRecord(f"{run_id}-{n}", run_id, "job-0.sbatch", 0, tasks, "intent", None, "", time.time(), None)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "j.sqlite")
+
+
+def test_a_run_is_begun_once(journal: Journal) -> None:
+    assert journal.begin(run(), {"id": "train-000001"}, [array()])
+    assert not journal.begin(run(), {"id": "other"}, [array()])
+    assert journal.plan("train-000001") == {"id": "train-000001"}
+    assert [found.outcome for found in journal.arrays("train-000001")] == ["intent"]
+
+
+def test_what_came_of_it(journal: Journal) -> None:
+    journal.begin(run(), {}, [array()])
+    assert journal.outcome("train-000001") == "UNKNOWN"
+    journal.settle("train-000001-0", "submitted", job_id="47")
+    assert journal.outcome("train-000001") == "SUBMITTED"
+    journal.finish("train-000001-0", [["COMPLETED", 0, 1, 2, "n", ""], ["FAILED", 1, 1, 2, "n", ""], ["COMPLETED", 0, 1, 2, "n", ""]])
+    assert journal.outcome("train-000001") == "FAILED"
+    journal.intend([array(n=1, tasks="1")])
+    journal.settle("train-000001-1", "submitted", job_id="48")
+    journal.finish("train-000001-1", [["COMPLETED", 0, 3, 4, "n", ""]])
+    assert journal.outcome("train-000001") == "COMPLETED"
+    assert [found.job_id for found in journal.arrays("train-000001")] == ["47", "48"]
+
+
+def test_a_rejected_run(journal: Journal) -> None:
+    journal.begin(run(), {}, [array()])
+    journal.settle("train-000001-0", "rejected", words="Invalid partition")
+    assert journal.outcome("train-000001") == "REJECTED"
+
+
+def test_cancels_are_remembered(journal: Journal) -> None:
+    journal.begin(run(), {}, [array()])
+    journal.cancelled("train-000001-0", "1-2")
+    assert journal.cancels(["train-000001-0", "other"]) == {"train-000001-0": ["1-2"]}
+
+
+def test_runs_are_found_by_id_and_by_its_beginning(journal: Journal) -> None:
+    for n, run_id in enumerate(["train-0001", "train-0002", "eval-0001"]):
+        journal.begin(run(run_id, created=n), {}, [])
+    assert journal.run("eval").id == "eval-0001"
+    assert [found.id for found in journal.runs()] == ["eval-0001", "train-0002", "train-0001"]
+    assert journal.run_ids(2) == ["eval-0001", "train-0002"]
+    with pytest.raises(RunNotFound, match="'train' may be any of train-0002, train-0001; give more of it"):
+        journal.run("train")
+    with pytest.raises(RunNotFound, match="there is no run 'nope'"):
+        journal.run("nope")
+    with pytest.raises(RunNotFound):
+        journal.run("train%")
+
+
+def test_the_same_script_and_code_on_the_same_cluster(journal: Journal) -> None:
+    journal.begin(run("a-1", "same", 1), {}, [])
+    journal.begin(run("a-2", "same", 2), {}, [])
+    journal.begin(run("a-3", "other", 3), {}, [])
+    assert journal.like("same", "local") == ["a-2", "a-1"]
+    assert journal.like("same", "slurm") == []
+
+
+def test_one_of_a_newer_version_is_refused_and_left_as_it_is(journal: Journal) -> None:
+    journal.begin(run(), {}, [])
+    with sqlite3.connect(journal.path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = journal.path.read_bytes()
+    for attempt in (lambda: journal.begin(run("b-1"), {}, []), lambda: journal.runs()):
+        with pytest.raises(JournalError, match=r"newer nexa_sdk \(format 99, this one knows 1\); upgrade it"):
+            attempt()
+    assert journal.path.read_bytes() == before
+
+
+def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="set NEXA_HOME to a folder that can be written"):
+        Journal(tmp_path / "file" / "j.sqlite").begin(run(), {}, [])
+
+
+def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
+    (tmp_path / "j.sqlite").write_text("something else entirely, and long enough to be a header of nothing")
+    with pytest.raises(JournalError, match="file is not a database"):
+        Journal(tmp_path / "j.sqlite").runs()
+
+
+def test_several_kernels_write_at_once(journal: Journal) -> None:
+    code = (
+        "import sys; from pathlib import Path; from nexa_sdk.journal import *\n"
+        f"journal = Journal(Path({str(journal.path)!r}))\n"
+        "for n in range(20):\n"
+        "    run = f'r{sys.argv[1]}-{n}'\n"
+        "    journal.begin(RunRecord(run, 'local', '/', 'd', 1, n), {}, [ArrayRecord(run + '-0', run, 's', 0, '0', 'intent', None, '', 0.0, None)])\n"
+        "    journal.settle(run + '-0', 'submitted', job_id='1')\n"
+        "print(journal.begin(RunRecord('shared', 'local', '/', 'd', 1, 0), {}, []))\n"
+    )
+    kernels = [subprocess.Popen([sys.executable, "-c", code, str(k)], stdout=subprocess.PIPE, text=True) for k in range(4)]
+    said = [kernel.communicate(timeout=60)[0].strip() for kernel in kernels]
+    assert sorted(said) == ["False", "False", "False", "True"], "the run of all four was begun once"
+    assert len(journal.runs()) == 81
+    assert all(found.outcome == "submitted" for record in journal.runs() for found in journal.arrays(record.id))
