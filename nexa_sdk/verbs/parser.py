@@ -11,6 +11,8 @@ from nexa_sdk.errors import BadUsage, nearest
 
 __all__ = ["Help", "HelpWanted", "Parser"]
 
+MAX_LISTED = 12  # options that an error names when none is near
+
 
 class Help(str):
     """A help text; it shows itself as text, not quoted."""
@@ -95,7 +97,9 @@ class Parser(argparse.ArgumentParser):
             name = unknown[0].partition("=")[0]  # what stands behind may be no one's business
             if not name.startswith("-"):
                 self.error(f"{name!r} is one word too many")
-            self.error(f"there is no option {name}; {nearest(name, self.options())}")
+            hint = nearest(name, self.options())
+            is_short = hint.startswith("did you mean") or len(self.options()) <= MAX_LISTED
+            self.error(f"there is no option {name}{f'; {hint}' if is_short else ''}")
         args.command = command
         return args
 

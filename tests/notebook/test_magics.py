@@ -158,7 +158,7 @@ def test_preview_and_launch_a_program_with_parameters(ip):
     run.wait(progress=False)
     results = value(ip, "%nexa results")
     assert list(results["loss"]) == [2e-3] * 3 + [2e-4] * 3
-    assert value(ip, "%nexa status run")["state"].unique().tolist() == ["COMPLETED"]
+    assert value(ip, "x = %nexa status run\nx")["state"].unique().tolist() == ["COMPLETED"]
     assert value(ip, f"%nexa logs {run.id[:9]} 3") == "lr is 0.0001\n"
     assert value(ip, "%nexa logs 3 --tail 1") == "lr is 0.0001\n"
 

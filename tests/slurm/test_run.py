@@ -490,7 +490,7 @@ def test_without_accounting(program, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     folder = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
     box = Sandbox(folder / "box")
     try:
-        box.start(SandboxSpec(nodes=1, accounting=False, auth="none", min_job_age=2))
+        box.start(SandboxSpec(nodes=1, accounting=False, min_job_age=2))
         monkeypatch.setenv("NEXA_SANDBOX", str(box.folder))
         for name, value in box.environment.items():
             monkeypatch.setenv(name, value)

@@ -20,7 +20,7 @@ import pytest
 
 from nexa_sdk.errors import SandboxError
 from nexa_sdk.scheduling.slurm.sandbox import PACKAGES, Sandbox, SandboxSpec, install_hint, missing_programs
-from nexa_sdk.scheduling.slurm.sandbox_config import loopback_address
+from nexa_sdk.scheduling.slurm.sandbox.config import loopback_address
 
 if missing_programs():
     pytest.skip(f"{', '.join(missing_programs())} not installed: {install_hint()}", allow_module_level=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nexa_sdk.errors import SandboxError
-from nexa_sdk.scheduling.slurm.sandbox_config import SandboxSite, SandboxSpec, configuration, free_ports
+from nexa_sdk.scheduling.slurm.sandbox.config import SandboxSite, SandboxSpec, configuration, free_ports
 
 SITE = SandboxSite(folder="/tmp/box", host="laptop", user="ada", loopback="127.0.0.1", version=(22, 5), ports=(20001, 20002, 20003, 20004))
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from nexa_sdk.errors import SandboxError
-from nexa_sdk.scheduling.slurm.sandbox_config import SandboxSpec
+from nexa_sdk.scheduling.slurm.sandbox.config import SandboxSpec
 
 __all__ = ["PACKAGES", "daemon_command", "database_command", "install_hint", "missing_programs", "search_path"]
 

@@ -1,4 +1,4 @@
-"""A sandbox: a real Slurm of one machine in a folder, for trying things out and for tests.
+"""Start a sandbox, stop it, and ask after it.
 
 slurmctld, a slurmd for each node, and for accounting slurmdbd with MariaDB, with munge between them:
 nothing outside the folder is read or written, and root is not needed.
@@ -20,11 +20,10 @@ from pathlib import Path
 
 from nexa_sdk.errors import SandboxError, nearest
 from nexa_sdk.scheduling.environment import for_trials
-from nexa_sdk.scheduling.slurm.sandbox_config import CLUSTER, SandboxSite, SandboxSpec, free_ports, loopback_address
-from nexa_sdk.scheduling.slurm.sandbox_daemon import Daemon, end, kill_leftovers, wait_until
-from nexa_sdk.scheduling.slurm.sandbox_folder import SandboxFolder, SandboxRecord
-from nexa_sdk.scheduling.slurm.sandbox_programs import (
-    PACKAGES,
+from nexa_sdk.scheduling.slurm.sandbox.config import CLUSTER, SandboxSite, SandboxSpec, free_ports, loopback_address
+from nexa_sdk.scheduling.slurm.sandbox.daemon import Daemon, end, kill_leftovers, wait_until
+from nexa_sdk.scheduling.slurm.sandbox.folder import SandboxFolder, SandboxRecord
+from nexa_sdk.scheduling.slurm.sandbox.programs import (
     daemon_command,
     database_command,
     install_hint,
@@ -32,7 +31,7 @@ from nexa_sdk.scheduling.slurm.sandbox_programs import (
     search_path,
 )
 
-__all__ = ["PACKAGES", "Sandbox", "SandboxSpec", "install_hint", "missing_programs"]
+__all__ = ["Sandbox"]
 
 # seconds: MariaDB may have a crash to recover from, and nodes to register on a busy machine
 _READY = 60.0
@@ -44,7 +43,7 @@ class Sandbox:
     Parameters
     ----------
     folder : path
-        A short path (80 characters at most) on a local disk. It needs not exist.
+        A short path (80 characters at most) on a local disk. It need not exist.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -123,7 +122,7 @@ class Sandbox:
             self._folder.remove()
 
     def down(self, daemon: str) -> None:
-        """Stop one daemon: "munged", "mariadb", "slurmdbd", "slurmctld", "slurmd-n1", …"""
+        """Stop one daemon: "munged", "mariadb", "slurmdbd", "slurmctld", or "slurmd-n1" and so on."""
         chosen = self._daemon(daemon)
         with self._folder.locked():
             end([chosen])
@@ -209,6 +208,7 @@ class Sandbox:
         self._folder.write(replace(record, was_ready=True))
 
     def _launch(self, daemon: Daemon) -> None:
+        end([daemon])  # one that a killed start left, and that has no pid file
         if daemon.name == "mariadb":
             if not (self.folder / "db" / "mysql").exists():
                 self._run(daemon, database_command(self.folder))

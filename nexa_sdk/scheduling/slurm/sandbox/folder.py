@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nexa_sdk.errors import SandboxError
-from nexa_sdk.scheduling.slurm.sandbox_config import SandboxSite, SandboxSpec, configuration
+from nexa_sdk.scheduling.slurm.sandbox.config import SandboxSite, SandboxSpec, configuration
 
 __all__ = ["SandboxFolder", "SandboxRecord"]
 
