@@ -249,7 +249,7 @@ class Journal:
             rows = connection.execute(
                 "SELECT token, run, script, first, tasks, outcome, job_id, words, at, final FROM arrays WHERE run = ? ORDER BY rowid", (run_id,)
             ).fetchall()
-        return [ArrayRecord(*row[:-1], final=_unpack(row[-1]) if row[-1] else None) for row in rows]
+        return [ArrayRecord(*row[:9], _unpack(row[9]) if row[9] else None) for row in rows]
 
     def cancels(self, tokens: Sequence[str]) -> dict[str, list[str]]:
         """Return which tasks were cancelled from here, by token."""

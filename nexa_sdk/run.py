@@ -24,6 +24,8 @@ from nexa_sdk.states import State
 from nexa_sdk.tasks import format_tasks, parse_tasks
 
 if TYPE_CHECKING:
+    import asyncio
+
     import pandas as pd
 
     from nexa_sdk.job import Job
@@ -407,6 +409,7 @@ class Run:
                 raise
             finally:
                 subscription.close()
+        self._watcher.tell()  # a live table above shows the end before the next cell begins
         if check:
             self._check()
         return self
@@ -418,7 +421,7 @@ class Run:
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
         await asyncio.to_thread(self.refresh, max_age=1.0)
-        subscription = self.subscribe(lambda: loop.call_soon_threadsafe(news.set))
+        subscription = self.subscribe(partial(_wake, loop, news))
         try:
             while not self.is_finished:
                 with suppress(TimeoutError):
@@ -647,6 +650,10 @@ def _read_dotenv(path: Path) -> dict[str, str]:
     from dotenv import dotenv_values
 
     return {name: value for name, value in dotenv_values(path).items() if value is not None}
+
+
+def _wake(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(news.set)
 
 
 def _state_columns(attempts: Sequence[Attempt]) -> dict[str, Any]:

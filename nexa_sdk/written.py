@@ -66,5 +66,5 @@ def _write(value: Scalar) -> Any:
 def _read(value: Any) -> Scalar:
     if not isinstance(value, dict):
         return value  # type: ignore[no-any-return]
-    text = value["written"]
+    text: str = value["written"]
     return parse_scalar({"inf": ".inf", "-inf": "-.inf", "+inf": "+.inf", "nan": ".nan"}.get(text, text))

@@ -81,6 +81,13 @@ class Watcher:
             self._changed.notify_all()
         return subscription
 
+    def tell(self) -> None:
+        """Call everybody who listens: who saw a run end does not leave the others to the next question."""
+        with self._changed:
+            subscriptions = list(self._subscriptions)
+        for subscription in subscriptions:
+            subscription.heard()
+
     def _leave(self, subscription: Subscription) -> None:
         with self._changed:
             if subscription in self._subscriptions:
@@ -107,10 +114,7 @@ class Watcher:
                 interval = LONGEST / 4
             interval = SHORTEST if now != before else min(LONGEST, interval * GROWTH)
             before = now
-            with self._changed:
-                subscriptions = list(self._subscriptions)
-            for subscription in subscriptions:
-                subscription.heard()
+            self.tell()
             with self._changed:
                 count = len(self._subscriptions)
                 self._changed.wait_for(lambda known=count: len(self._subscriptions) != known, timeout=interval)  # type: ignore[misc]

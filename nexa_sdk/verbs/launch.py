@@ -48,11 +48,15 @@ def _add_launch(parser: Parser) -> None:
 
 
 def _preview(session: Session, args: Namespace) -> object:
-    return plan_of(session, args)
+    session.previewed = plan_of(session, args)
+    return session.previewed
 
 
 def _launch(session: Session, args: Namespace) -> object:
-    run = plan_of(session, args).submit(again=args.again)
+    plan, previewed = plan_of(session, args), session.previewed
+    if previewed is not None and previewed.digest == plan.digest:
+        plan, session.previewed = previewed, None  # byte for byte what was shown, its id included
+    run = plan.submit(again=args.again)
     session.last_run = run
     if args.watch:
         run.watch()

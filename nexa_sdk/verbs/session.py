@@ -13,6 +13,7 @@ from nexa_sdk.errors import BadUsage, InvalidInput, RunNotFound
 
 if TYPE_CHECKING:
     from nexa_sdk.cluster import Cluster
+    from nexa_sdk.plan import Plan
     from nexa_sdk.run import Run
 
 __all__ = ["Session"]
@@ -40,6 +41,8 @@ class Session:
         The cell below the line.
     last_run : Run or None
         What was launched or attached last.
+    previewed : Plan or None
+        What was previewed last and not yet launched.
     partitions : dict of str to list of str
         The partitions of the clusters that were connected, for completion.
     """
@@ -52,6 +55,7 @@ class Session:
         self.namespace: Mapping[str, Any] = {}
         self.body: str | None = None
         self.last_run: Run | None = None
+        self.previewed: Plan | None = None
         self.partitions: dict[str, list[str]] = {}
         self._bind = bind
         self._cluster: Cluster | None = None

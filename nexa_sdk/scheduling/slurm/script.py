@@ -256,7 +256,7 @@ def _column(variable: str, values: Sequence[Scalar], rows: Sequence[int] | None,
     is_switch = bool in kinds and kinds <= {bool, type(None)}
     if type(None) in kinds and not is_switch:
         items = [f"[{k}]={quote(text_of(value))}" for k, value in enumerate(chosen) if value is not None]
-        given = f'[[ ${{{element}+given}} ]]'
+        given: str | None = f"[[ ${{{element}+given}} ]]"
     else:
         items = [quote(text_of(value)) for value in chosen]
         given = f"[[ ${{{element}}} == true ]]" if is_switch else None

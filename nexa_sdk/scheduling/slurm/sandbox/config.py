@@ -232,7 +232,7 @@ def _without_cgroups() -> Iterator[str]:
 def _behaviour(spec: SandboxSpec) -> Iterator[str]:
     yield "SelectType=select/cons_tres"
     yield "SelectTypeParameters=CR_Core_Memory"
-    yield "DefMemPerCPU=100"
+    yield f"DefMemPerCPU={spec.memory_mb // spec.cpus}"
     yield "SlurmdParameters=config_overrides"  # nodes may claim more than the machine has
     yield "PropagateResourceLimits=NONE"
     yield "MailProg=/bin/true"
