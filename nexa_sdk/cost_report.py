@@ -49,7 +49,12 @@ class CostReport:
         """Return it as a DataFrame of one row."""
         import pandas as pd
 
-        row = {"trials": self.trials, "gpu_type": self.gpu_type or "", "gpu_hours": _number(self.gpu_hours), "cpu_hours": _number(self.cpu_hours)}
+        row = {
+            "trials": self.trials,
+            "gpu_type": self.gpu_type or "",
+            "gpu_hours": _number(self.gpu_hours),
+            "cpu_hours": _number(self.cpu_hours),
+        }
         return pd.DataFrame([{**row, "total": _number(self.total), "currency": self.currency or "unknown"}])
 
     def __str__(self) -> str:
@@ -65,9 +70,17 @@ class CostReport:
     def _repr_html_(self) -> str:
         from nexa_sdk import display
 
-        cells = [self.trials, self.gpu_type or "", self.gpu_hours, self.cpu_hours, "unknown" if self.total is None else f"{self.total} {self.currency}"]
+        cells = [
+            self.trials,
+            self.gpu_type or "",
+            self.gpu_hours,
+            self.cpu_hours,
+            "unknown" if self.total is None else f"{self.total} {self.currency}",
+        ]
         return display.titled_table(
-            "Cost, at most", ["trials", "GPU type", "GPU-hours", "CPU-hours", "price"], [["unbounded" if cell is None else cell for cell in cells]]
+            "Cost, at most",
+            ["trials", "GPU type", "GPU-hours", "CPU-hours", "price"],
+            [["unbounded" if cell is None else cell for cell in cells]],
         )
 
 

@@ -79,7 +79,11 @@ _SHOWN_TRIALS = 5
 def _first_trials(plan: Plan) -> tuple[list[str], list[list[Any]], str]:
     trials = [plan.sweep[i] for i in range(min(_SHOWN_TRIALS, len(plan.sweep)))]
     rest = len(plan.sweep) - len(trials)
-    return ["trial", *plan.sweep.parameters], [[i, *trial.values()] for i, trial in enumerate(trials)], f"… and {rest:,} more" if rest else ""
+    return (
+        ["trial", *plan.sweep.parameters],
+        [[i, *trial.values()] for i, trial in enumerate(trials)],
+        f"… and {rest:,} more" if rest else "",
+    )
 
 
 def plan_text(plan: Plan) -> str:

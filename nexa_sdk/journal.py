@@ -97,7 +97,9 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
         except (OSError, sqlite3.OperationalError) as error:
-            raise JournalError(f"the journal {self.path} can't be opened: {error}; set NEXA_HOME to a folder that can be written") from error
+            raise JournalError(
+                f"the journal {self.path} can't be opened: {error}; set NEXA_HOME to a folder that can be written"
+            ) from error
         try:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
@@ -164,9 +166,7 @@ class Journal:
     def settle(self, token: str, outcome: str, *, job_id: str | None = None, words: str = "") -> None:
         """Write down what came of a submission."""
         with self._open() as connection:
-            connection.execute(
-                "UPDATE arrays SET outcome = ?, job_id = ?, words = ? WHERE token = ?", (outcome, job_id, words, token)
-            )
+            connection.execute("UPDATE arrays SET outcome = ?, job_id = ?, words = ? WHERE token = ?", (outcome, job_id, words, token))
 
     def finish(self, token: str, final: list[Any]) -> None:
         """Write down how all tasks of an array ended: they need not be asked for again."""
@@ -208,7 +208,9 @@ class Journal:
     def runs(self, *, limit: int | None = None) -> list[RunRecord]:
         """Return the runs, the newest first."""
         with self._read() as connection:
-            rows = connection.execute(f"SELECT {_RUN} FROM runs ORDER BY created DESC, rowid DESC LIMIT ?", (-1 if limit is None else limit,))
+            rows = connection.execute(
+                f"SELECT {_RUN} FROM runs ORDER BY created DESC, rowid DESC LIMIT ?", (-1 if limit is None else limit,)
+            )
             return [RunRecord(*row) for row in rows]
 
     def outcome(self, run_id: str) -> str:
@@ -247,9 +249,10 @@ class Journal:
         """Return a run's arrays, in the order in which they were submitted."""
         with self._read() as connection:
             rows = connection.execute(
-                "SELECT token, run, script, first, tasks, outcome, job_id, words, at, final FROM arrays WHERE run = ? ORDER BY rowid", (run_id,)
+                "SELECT token, run, script, first, tasks, outcome, job_id, words, at, final FROM arrays WHERE run = ? ORDER BY rowid",
+                (run_id,),
             ).fetchall()
-        return [ArrayRecord(*row[:9], _unpack(row[9]) if row[9] else None) for row in rows]
+        return [ArrayRecord(*[*row[:-1], _unpack(row[-1]) if row[-1] else None]) for row in rows]
 
     def cancels(self, tokens: Sequence[str]) -> dict[str, list[str]]:
         """Return which tasks were cancelled from here, by token."""

@@ -169,7 +169,7 @@ class Plan:
         PreflightFailed, SubmissionRejected, SubmissionUnknown
         """
         from nexa_sdk.journal import ArrayRecord, RunRecord  # what is only looked at needs neither
-        from nexa_sdk.run import read_secrets, submit_arrays
+        from nexa_sdk.submission import read_secrets, submit_arrays
 
         journal = self.cluster.journal
         if not again and (known := self._known(journal)) is not None:
@@ -188,7 +188,9 @@ class Plan:
         written = self.written()
         if journal.begin(record, written, arrays):
             plan_file = {"plan.json": json.dumps(written, indent=1).encode()}
-            files = {array.token: {array.script: self.scripts[n].encode(), **(plan_file if n == 0 else {})} for n, array in enumerate(arrays)}
+            files = {
+                array.token: {array.script: self.scripts[n].encode(), **(plan_file if n == 0 else {})} for n, array in enumerate(arrays)
+            }
             submit_arrays(self.cluster.scheduler, journal, self.folder, self.job, arrays, files=files, secrets=secrets)
         return self.cluster.run(record)
 
@@ -337,7 +339,11 @@ def _program(plan: Plan) -> Iterator[Check]:
                 return
             if word.endswith((".py", ".sh")) and "{" not in word:
                 exists = (workdir / os.path.expanduser(word)).is_file()
-                yield Check("script", "ok" if exists else "error", word if exists else f"there is no {word} in {workdir}; give workdir=, or its whole path")
+                yield Check(
+                    "script",
+                    "ok" if exists else "error",
+                    word if exists else f"there is no {word} in {workdir}; give workdir=, or its whole path",
+                )
                 return
 
 

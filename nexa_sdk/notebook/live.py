@@ -15,7 +15,8 @@ from nexa_sdk.errors import NexaError
 from nexa_sdk.states import State
 
 if TYPE_CHECKING:
-    from nexa_sdk.run import Attempt, Run
+    from nexa_sdk.attempts import Attempt
+    from nexa_sdk.run import Run
 
 __all__ = ["Progress", "View", "watch"]
 
@@ -110,7 +111,7 @@ def watch(run: Run) -> View:
 
 def _rows(run: Run) -> tuple[list[str], list[list[Any]], str]:
     """Return the rows worth seeing: failures first, then what runs, what waits, what is done."""
-    attempts = sorted(run._last, key=lambda attempt: (_order(attempt), attempt.trial))
+    attempts = sorted(run.last_known, key=lambda attempt: (_order(attempt), attempt.trial))
     shown = sorted(attempts[:SHOWN], key=lambda attempt: attempt.trial)
     names = list(run.sweep.parameters)
     rows = []

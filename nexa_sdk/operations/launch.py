@@ -9,7 +9,9 @@ from nexa_sdk.scheduling.slurm.batch import SlurmBatchArtifacts
 __all__ = ["launch_slurm_sweep"]
 
 
-def launch_slurm_sweep(config: str | os.PathLike[str], submit: bool = False, *, cluster: str | None = None, again: bool = False) -> SlurmBatchArtifacts:
+def launch_slurm_sweep(
+    config: str | os.PathLike[str], submit: bool = False, *, cluster: str | None = None, again: bool = False
+) -> SlurmBatchArtifacts:
     """Make a Slurm job array of a sweep's YAML definition, and submit it if asked.
 
     Parameters

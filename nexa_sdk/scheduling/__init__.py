@@ -1,0 +1,1 @@
+"""Schedulers: Slurm and the embedded one, behind one interface."""

@@ -52,6 +52,8 @@ class Submission:
         The resources, for a scheduler that does not read ``#SBATCH`` lines.
     is_retry : bool
         Whether `token` and `tasks` are others than the script says.
+    after : str, optional
+        The id of a job that is to end first, so that the throttle of one holds for both.
     """
 
     token: str
@@ -61,6 +63,7 @@ class Submission:
     job: Job
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # may hold secrets
     is_retry: bool = False
+    after: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Help(str):
         return str(self)
 
 
-class HelpWanted(Exception):  # noqa: N818 - no error: a way out of argparse
+class HelpWanted(Exception):
     """Somebody asked for help."""
 
     def __init__(self, text: str) -> None:

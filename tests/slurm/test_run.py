@@ -253,6 +253,27 @@ def test_following_a_log_as_it_grows(slurm: Cluster, program, capsys: pytest.Cap
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("line")] == [f"line {k}" for k in range(4)]
 
 
+def test_a_throttle_holds_over_several_arrays_and_in_a_retry(slurm: Cluster, program) -> None:
+    plan = slurm.plan(Sweep(program("time.sleep(120); sys.exit(1)"), {"a": range(1005)}), time="0:05:00", throttle=2)
+    run = plan.submit()
+    try:
+        wait_until(lambda: states(run).count("RUNNING") == 2)
+        shown = raw("squeue", "-h", "-n", plan.tokens[1], "-o", "%r|%E")
+        assert "Dependency" in shown
+        assert f"afterany:{run.status()['job'][0].partition('_')[0]}" in shown
+        run.cancel(range(1001))
+        wait_until(lambda: states(run).count("RUNNING") == 2 and states(run)[0] == "CANCELLED")
+    finally:
+        run.cancel()
+    wait_until(lambda: states(run) == ["CANCELLED"] * 1005)
+    run.retry([0, 1, 2, 3])
+    try:
+        wait_until(lambda: "RUNNING" in states(run))
+        assert raw("squeue", "-h", "-n", f"{run.id}-2", "-o", "%K").split()[0].endswith("%2")
+    finally:
+        run.cancel()
+
+
 def test_more_trials_than_an_array_may_have(slurm: Cluster) -> None:
     sweep = Sweep("true", {"a": range(40), "b": range(60)})
     plan = slurm.plan(sweep, time="0:05:00")

@@ -89,7 +89,7 @@ FLOORS = [
     "errors states values written distributions space passing sweep walltime tasks job cost_report settings display yaml_lines definition",
     "transports journal code_version",  # how a command reaches a machine; what was submitted
     "scheduling containers monitoring provisioning",  # four wings; none imports another
-    "plan cluster run container",  # objects that act
+    "plan cluster run attempts submission tables container",  # objects that act, and what a run is made of
     "operations",  # the specification's functions, thin over the objects
     "verbs",  # what %nexa and the console command share
     "notebook cli __main__",

@@ -35,7 +35,9 @@ def run_folder(folder: str, *, is_throw_away: bool) -> list[Check]:
     """Doubt a run's folder that other machines hardly see."""
     if is_throw_away or not folder.startswith(("/tmp/", "/var/tmp/", "/dev/shm/")):  # noqa: S108  nothing is written there
         return []
-    words = f"{folder} is this machine's own, most likely, and the nodes must see it; choose another with Cluster(…, runs='/a/shared/folder')"
+    words = (
+        f"{folder} is this machine's own, most likely, and the nodes must see it; choose another with Cluster(…, runs='/a/shared/folder')"
+    )
     return [Check("run folder", "warning", words)]
 
 
@@ -46,7 +48,9 @@ def _walltime(job: Job, chosen: list[Partition]) -> Check:
         return Check("walltime", "warning", "none given: the partition's default applies, often short; give time=")
     if longest is not None and (job.limit is None or job.limit > longest):
         return Check(
-            "walltime", "error", f"{format_walltime(job.limit)} is over the partition's limit of {format_walltime(longest)}: trials would wait for ever"
+            "walltime",
+            "error",
+            f"{format_walltime(job.limit)} is over the partition's limit of {format_walltime(longest)}: trials would wait for ever",
         )
     return Check("walltime", "ok", format_walltime(job.limit) + (f" of at most {format_walltime(longest)}" if longest else ""))
 

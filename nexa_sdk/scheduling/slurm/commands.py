@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nexa_sdk.errors import ClusterError, ClusterNotFound, CommandFailed, CommandTimeout, SubmissionRejected, SubmissionUnknown
@@ -109,7 +109,7 @@ class SlurmScheduler(Scheduler):
     def submit(self, submission: Submission) -> str:
         """Lay the files down and submit; see the base class."""
         script = submission.files.get(submission.script)
-        retold = ["--job-name", submission.token, "--array", submission.tasks] if submission.is_retry else []
+        retold = [f"--{name}={value}" for name, value in _retold(submission)]
         argv = [
             "sh", "-c", _SUBMIT, "nexa",
             submission.folder, submission.script, str(len(script)) if script is not None else "-", submission.token,
@@ -217,6 +217,16 @@ class SlurmScheduler(Scheduler):
         return checks.expected_start(answer.returncode, answer.stderr)
 
 
+def _retold(submission: Submission) -> Iterator[tuple[str, str]]:
+    """Say what sbatch is told otherwise than by the script: the command line wins."""
+    job = submission.job
+    if submission.is_retry:
+        yield "job-name", submission.token
+        yield "array", submission.tasks + (f"%{job.throttle}" if job.throttle else "")
+    if submission.after is not None:
+        yield "dependency", ",".join(filter(None, [job.dependency, f"afterany:{submission.after}"]))
+
+
 def pack(files: Mapping[str, bytes]) -> bytes:
     """Pack a run's files for its folder, with the folders that its tasks write to."""
     if not files:
@@ -225,7 +235,13 @@ def pack(files: Mapping[str, bytes]) -> bytes:
 
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for folder in ("logs", "tasks", "results", "submitted", *(["secrets"] if any(name.startswith("secrets/") for name in files) else [])):
+        for folder in (
+            "logs",
+            "tasks",
+            "results",
+            "submitted",
+            *(["secrets"] if any(name.startswith("secrets/") for name in files) else []),
+        ):
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o700 if folder == "secrets" else 0o755, int(time.time())
             archive.addfile(entry)

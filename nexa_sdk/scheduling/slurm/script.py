@@ -16,7 +16,6 @@ from nexa_sdk.values import Scalar, text_of
 
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
-    from nexa_sdk.space import Factor
     from nexa_sdk.sweep import Sweep
 
 __all__ = ["ArrayScript", "render"]
@@ -60,7 +59,7 @@ def render(sweep: Sweep, job: Job, array: ArrayScript) -> str:
     """Render the script that runs trials `first` to `first + count - 1` as one job array."""
     sections = [
         _directives(job, array),
-        _identity(sweep, job, array),
+        _identity(sweep, array),
         _ENDING,
         _surroundings(sweep, job, array),
         *_secrets(job, array),
@@ -89,7 +88,7 @@ def _directive(value: str) -> str:
     return f'"{value}"' if any(c in value for c in " #'") else value
 
 
-def _identity(sweep: Sweep, job: Job, array: ArrayScript) -> str:
+def _identity(sweep: Sweep, array: ArrayScript) -> str:
     last = array.first + array.count - 1
     number = f"$(({array.first} + SLURM_ARRAY_TASK_ID))" if array.first else "$SLURM_ARRAY_TASK_ID"
     lines = [
@@ -145,7 +144,7 @@ def _surroundings(sweep: Sweep, job: Job, array: ArrayScript) -> str:
         lines.append(f"export PATH={quote(array.python_folder)}:$PATH")
     lines += [
         "set -euo pipefail",
-        f"cd -- {quote(array.workdir)} || fail {quote(f'the working directory {array.workdir} is missing on')} \"$HOSTNAME\"",
+        f'cd -- {quote(array.workdir)} || fail {quote(f"the working directory {array.workdir} is missing on")} "$HOSTNAME"',
     ]
     lines += [f"export {name}={quote(value)}" for name, value in {**array.env, **sweep.env, **job.env}.items()]
     if job.pre_commands:
@@ -357,4 +356,6 @@ def _running(job: Job) -> str:
     if job.signal is not None and "TERM" in job.signal:
         forwarded.append("TERM")
     traps = "; ".join(f"trap 'forward {name}' {name}" for name in forwarded)
-    return _RUNNING.format(traps=traps if "TERM" in forwarded else f"{traps}\ntrap signal=TERM TERM # every process of the task gets it anyway")
+    return _RUNNING.format(
+        traps=traps if "TERM" in forwarded else f"{traps}\ntrap signal=TERM TERM # every process of the task gets it anyway"
+    )
