@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from nexa_sdk.errors import JournalError
 from nexa_sdk.scheduling.base import ArrayHandle, TaskStatus
 from nexa_sdk.states import State
 from nexa_sdk.tasks import parse_tasks
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from nexa_sdk.transports.base import Transport
 
 __all__ = ["Attempt", "Attempts"]
+
+ARRIVING = 90.0  # seconds that a submission may be under way: its time limit, and the look-up after it
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,10 @@ class Attempts:
         """
         with self._lock:
             arrays = [self._adopt(array) for array in self._journal.arrays(self._run)]
+            if not arrays:
+                raise JournalError(f"the journal {self._journal.path} no longer knows the run {self._run}; was it removed?")
             open_ones = [array for array in arrays if array.final is None and array.job_id is not None]
-            self.handles = tuple(ArrayHandle(str(array.job_id), self._folder) for array in open_ones)
+            self.handles = tuple(ArrayHandle(str(array.job_id), self._folder, array.size) for array in open_ones)
             answer = self._watcher.ask(self.handles, max_age=max_age)
             cancels = self._journal.cancels([array.token for array in open_ones])
             statuses: dict[str, dict[int, TaskStatus]] = {}
@@ -129,9 +135,18 @@ class Attempts:
             return array
         job_id = self._scheduler.find(array.token, self._folder)
         if job_id is None:
-            return array
+            return self._give_up(array)
         self._journal.settle(array.token, "submitted", job_id=job_id)
         return replace(array, outcome="submitted", job_id=job_id)
+
+    def _give_up(self, array: ArrayRecord) -> ArrayRecord:
+        """Settle a submission that provably never arrived; one that may yet, or may have, stays unknown."""
+        age, memory = time.time() - array.at, self._scheduler.memory
+        if age < ARRIVING or (memory is not None and age > memory):
+            return array
+        words = "its launch was cut short before it arrived"
+        self._journal.settle(array.token, "rejected", words=words)
+        return replace(array, outcome="rejected", words=words)
 
     def _statuses(self, array: ArrayRecord, answer: Mapping[int, TaskStatus], cancels: Sequence[str]) -> dict[int, TaskStatus]:
         """Complete what the scheduler says with the records in the run's folder and our own cancels."""
@@ -143,6 +158,8 @@ class Attempts:
         found: dict[int, TaskStatus] = {}
         for task in tasks:
             status = answer.get(task)
+            if status is not None and not status.state.is_terminal:
+                self._records.pop(f"{array.job_id}_{task}", None)  # requeued: another record will come
             record = records.get(f"{array.job_id}_{task}")
             if status is None:
                 status = _from_record(record, was_cancelled=task in cancelled)

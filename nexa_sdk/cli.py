@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from nexa_sdk.errors import BadUsage, NexaError
@@ -29,6 +30,8 @@ _FORMATS: Mapping[str, Mapping[str, Any]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what a command line says, and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of ASCII shows an é as it can
     try:
         status = _run(words)
         sys.stdout.flush()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import settings
-from nexa_sdk.errors import ClusterError, ClusterNotFound, nearest
+from nexa_sdk.errors import ClusterError, ClusterNotFound, InvalidInput, JobError, SweepError, nearest
 from nexa_sdk.plan import Plan
 from nexa_sdk.scheduling.base import Limits, Scheduler
 from nexa_sdk.transports.local import LocalTransport
@@ -59,6 +60,10 @@ class Cluster:
             raise ClusterNotFound(f"there is no cluster {where!r}; {nearest(where, KNOWN)}")
         self.url = where
         self.runs_folder = os.path.abspath(os.path.expanduser(runs)) if runs is not None else str(settings.runs_folder())
+        if re.search(r'[\n\r"\\]', self.runs_folder):
+            raise InvalidInput(
+                f"runs={self.runs_folder!r}: a line break, a double quote or a backslash can't stand in an #SBATCH line; choose another"
+            )
         self.transport = LocalTransport()
 
     @cached_property
@@ -115,9 +120,13 @@ class Cluster:
         from nexa_sdk.job import Job
         from nexa_sdk.sweep import Sweep
 
-        if not isinstance(sweep, Sweep):
+        if not isinstance(sweep, Sweep) and hasattr(sweep, "sweep"):
             job = sweep.job if job is None else job
             sweep = sweep.sweep
+        if not isinstance(sweep, Sweep):
+            raise SweepError(f"{sweep!r} is no Sweep; make one: Sweep({sweep!r}, grid=…)")
+        if job is not None and not isinstance(job, Job):
+            raise JobError(f"{job!r} is no Job; give Job(…), or its fields: plan(sweep, time='1:00:00')")
         given = {**job.given(), **resources} if job is not None else resources
         return Plan(sweep, Job(**given) if resources or job is None else job, self, limits=self.limits())
 

@@ -14,7 +14,24 @@ __all__ = ["CodeVersion", "code_version"]
 # What a program is made of. Notebooks and data change with every run and are left out, unless the
 # command names them.
 _SUFFIXES = (".py", ".pyx", ".sh", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".jl", ".R", ".cu", ".cpp", ".c", ".h")
-_SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "wandb", "outputs", "multirun"})
+_SKIPPED = frozenset(
+    {
+        "__pycache__",
+        "node_modules",
+        "site-packages",
+        "build",
+        "dist",
+        "wandb",
+        "outputs",
+        "multirun",
+        "mlruns",
+        "lightning_logs",
+        "checkpoints",
+        "runs",
+        "results",
+        "logs",
+    }
+)
 MAX_FILES = 5000
 MAX_BYTES = 2**20  # a longer file counts by its size and time
 
@@ -39,9 +56,9 @@ class CodeVersion:
 
 
 def code_version(workdir: Path, command: Sequence[str]) -> CodeVersion:
-    """Fingerprint the source files under `workdir`, and those that the command names."""
+    """Fingerprint the source files under `workdir`, and the files that words of the command name."""
     digest = hashlib.sha256()
-    named = [workdir / word for word in command if not word.startswith("-") and (workdir / word).is_file()]
+    named = [workdir / word for word in command if word and not word.startswith("-") and os.path.isfile(workdir / word)]
     for path in [*named, *_sources(workdir)]:
         digest.update(os.fsencode(path.relative_to(workdir) if path.is_relative_to(workdir) else path) + b"\0")
         digest.update(_content(path))

@@ -16,7 +16,7 @@ from nexa_sdk.values import WrittenFloat, WrittenInt
 if TYPE_CHECKING:
     from nexa_sdk.plan import Plan
 
-__all__ = ["cell_text", "plan_html", "plan_text", "run_summary", "state_badge", "table", "titled_table"]
+__all__ = ["cell_text", "plan_html", "plan_text", "run_summary", "state_badge", "table", "text_table", "titled_table"]
 
 _BORDER = "var(--jp-border-color2, var(--vscode-panel-border, #ccc))"
 _MUTED = "var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #666))"
@@ -71,6 +71,14 @@ def titled_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any
     return f"<div><div><b>{html.escape(title)}</b></div>{table(columns, rows)}{below}</div>"
 
 
+def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], more: str = "") -> list[str]:
+    """Lay out a table as lines of text."""
+    cells = [list(columns), *([cell_text(value) for value in row] for row in rows)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [*lines, *([more] if more else [])]
+
+
 # ---- a plan ------------------------------------------------------------------------------------
 
 _SHOWN_TRIALS = 5
@@ -88,11 +96,7 @@ def _first_trials(plan: Plan) -> tuple[list[str], list[list[Any]], str]:
 
 def plan_text(plan: Plan) -> str:
     """Show a plan as text."""
-    columns, rows, more = _first_trials(plan)
-    cells = [columns, *([cell_text(value) for value in row] for row in rows)]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([repr(plan), *lines, *([more] if more else []), "", plan.script.rstrip(), "", str(plan.cost())])
+    return "\n".join([repr(plan), *text_table(*_first_trials(plan)), "", plan.script.rstrip(), "", str(plan.cost())])
 
 
 def plan_html(plan: Plan) -> str:
@@ -110,9 +114,7 @@ def plan_html(plan: Plan) -> str:
 
 def _checks(plan: Plan) -> str:
     """Show the checks that cost nothing: those of this machine. preflight() asks the cluster."""
-    from nexa_sdk.plan import _program
-
-    found = list(_program(plan)) if plan.cluster.transport.is_here else []
+    found = plan.local_checks()
     marks = []
     for check in found:
         sign, state = _VERDICTS[check.verdict]

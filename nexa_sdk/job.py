@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from datetime import timedelta
@@ -27,7 +28,13 @@ from nexa_sdk.walltime import format_walltime, parse_walltime
 
 __all__ = ["Job", "problems"]
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+
+def _whole(value: Any) -> Any:
+    # NumPy's integers are no int; a boolean is one, and is not meant.
+    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(strict=True, ge=1)]
 
 
 def _joined(value: Any) -> Any:

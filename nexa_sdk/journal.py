@@ -84,6 +84,11 @@ class ArrayRecord:
     at: float
     final: list[Any] | None
 
+    @property
+    def size(self) -> int:
+        """How many tasks it has."""
+        return len(parse_tasks(self.tasks))
+
 
 class Journal:
     """The journal in a file; made when first written to."""
@@ -93,13 +98,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
-        except (OSError, sqlite3.OperationalError) as error:
-            raise JournalError(
-                f"the journal {self.path} can't be opened: {error}; set NEXA_HOME to a folder that can be written"
-            ) from error
+        connection = self._connect()
         try:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
@@ -113,18 +112,28 @@ class Journal:
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        if not self.path.exists():
-            with self._open():
-                pass
+        # Not read-only: a kernel that died in mid-commit leaves a transaction that the next reader rolls back.
         try:
-            connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=WAIT)
+            connection = self._connect()
             try:
-                self._check_version(connection)
+                if self._check_version(connection) == 0:  # new, or just being made by another kernel
+                    connection.execute("BEGIN IMMEDIATE")
+                    self._prepare(connection)
+                    connection.execute("COMMIT")
                 yield connection
             finally:
                 connection.close()
         except sqlite3.Error as error:
             raise JournalError(f"the journal {self.path}: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise JournalError(
+                f"the journal {self.path} can't be opened: {error}; set NEXA_HOME to a folder that can be written"
+            ) from error
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         if self._check_version(connection) == 0:
@@ -140,17 +149,51 @@ class Journal:
 
     # ---- what is written -----------------------------------------------------------------------
 
-    def begin(self, run: RunRecord, plan: Mapping[str, Any], arrays: Sequence[ArrayRecord]) -> bool:
-        """Write down what is about to be submitted; False if the run is there already."""
+    def newest(self) -> int:
+        """Return a mark of now: runs begun later are above it."""
+        with self._read() as connection:
+            (mark,) = connection.execute("SELECT coalesce(max(rowid), 0) FROM runs").fetchone()
+        return int(mark)
+
+    def begin(
+        self, run: RunRecord, plan: Mapping[str, Any], arrays: Sequence[ArrayRecord], *, alike_since: int | None = None
+    ) -> str | None:
+        """Write down what is about to be submitted.
+
+        Parameters
+        ----------
+        alike_since : int, optional
+            A mark of :meth:`newest`: a run of the same digest and cluster that another kernel has begun
+            since is taken instead.
+
+        Returns
+        -------
+        str or None
+            The id of the run that was there already, this one or another kernel's.
+
+        Raises
+        ------
+        JournalError
+            When another run has this id already.
+        """
         with self._open() as connection:
-            if connection.execute("SELECT 1 FROM runs WHERE id = ?", (run.id,)).fetchone():
-                return False
+            known = connection.execute("SELECT digest FROM runs WHERE id = ?", (run.id,)).fetchone()
+            if known is not None and known[0] != run.digest:
+                raise JournalError(f"there is another run {run.id}; plan it again")
+            if known is not None:
+                return run.id
+            if alike_since is not None:
+                alike = connection.execute(
+                    "SELECT id FROM runs WHERE digest = ? AND cluster = ? AND rowid > ?", (run.digest, run.cluster, alike_since)
+                ).fetchone()
+                if alike is not None:
+                    return str(alike[0])
             connection.execute(
                 "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (run.id, run.cluster, run.folder, run.digest, run.trials, run.created, _pack(plan)),
             )
             self._insert(connection, arrays)
-        return True
+        return None
 
     def intend(self, arrays: Sequence[ArrayRecord]) -> None:
         """Write down further arrays of a run, before they are submitted."""
@@ -178,6 +221,11 @@ class Journal:
         with self._open() as connection:
             connection.execute("INSERT INTO cancels VALUES (?, ?, ?)", (token, tasks, time.time()))
 
+    def not_cancelled(self, token: str, tasks: str) -> None:
+        """Take back what :meth:`cancelled` wrote: the scheduler did not hear it."""
+        with self._open() as connection:
+            connection.execute("DELETE FROM cancels WHERE token = ? AND tasks = ?", (token, tasks))
+
     # ---- what is read --------------------------------------------------------------------------
 
     def run(self, run_id: str) -> RunRecord:
@@ -202,8 +250,10 @@ class Journal:
     def plan(self, run_id: str) -> dict[str, Any]:
         """Return a run's plan, as its ``plan.json`` has it."""
         with self._read() as connection:
-            (blob,) = connection.execute("SELECT plan FROM runs WHERE id = ?", (run_id,)).fetchone()
-        return dict(_unpack(blob))
+            row = connection.execute("SELECT plan FROM runs WHERE id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise RunNotFound(f"the journal {self.path} does not know the run {run_id}; was it removed?")
+        return dict(_unpack(row[0]))
 
     def runs(self, *, limit: int | None = None) -> list[RunRecord]:
         """Return the runs, the newest first."""

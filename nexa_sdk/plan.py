@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from nexa_sdk.errors import ClusterError, PreflightFailed, SweepError
+from nexa_sdk.errors import ClusterError, PreflightFailed, SubmissionRejected, SweepError
+from nexa_sdk.program_checks import program_checks
 from nexa_sdk.scheduling.base import Check, Limits, Scheduler
 from nexa_sdk.scheduling.slurm.script import ArrayScript, render
 from nexa_sdk.states import State
@@ -67,19 +68,19 @@ class Plan:
     """
 
     def __init__(self, sweep: Sweep, job: Job, cluster: Where, *, limits: Limits) -> None:
-        if not len(sweep):
+        total = len(sweep)
+        if not total:
             raise SweepError(f"{sweep!r} is empty: where= leaves no trial")
         self.sweep = sweep
         self.job = job
         self.cluster = cluster
-        self.id = f"{sweep.name}-{uuid.uuid4().hex[:6]}"
+        self.id = f"{sweep.name}-{uuid.uuid4().hex[:8]}"
         self.folder = f"{cluster.runs_folder.rstrip('/')}/{self.id}"
         here = cluster.transport.is_here
         self.workdir = os.path.abspath(os.path.expanduser(job.workdir or ".")) if here else str(job.workdir or ".")
         self.python_folder = _python_folder(job, here)
         self.limits = limits
-        size = min(limits.array_size, len(sweep))
-        self.arrays = _Chunks(len(sweep), size)
+        self.arrays = _Chunks(total, min(limits.array_size, total))
         self.scripts: Sequence[str] = _Scripts(self)
 
     @cached_property
@@ -137,17 +138,19 @@ class Plan:
         """
         import pandas as pd
 
-        checks = [*self.checks(), *self._expected_start()]
+        start = self.cluster.scheduler.expected_start(self.script)
+        checks = [*self.checks(), *([start] if start is not None else [])]
         return pd.DataFrame([asdict(check) for check in checks])
 
     def checks(self) -> list[Check]:
-        """Look at program, working directory, partition, walltime and GPUs."""
-        found = list(_program(self)) if self.cluster.transport.is_here else []
-        return found + self.cluster.scheduler.checks(self.job, script=self.script, folder=self.folder, tasks=len(self.sweep))
+        """Look at program, working directory, partition, walltime, GPUs and limits."""
+        return [*self.local_checks(), *self.cluster.scheduler.checks(self.job, folder=self.folder, tasks=len(self.sweep))]
 
-    def _expected_start(self) -> list[Check]:
-        ask = getattr(self.cluster.scheduler, "expected_start", None)
-        return [ask(self.script, self.folder)] if ask is not None else []
+    def local_checks(self) -> list[Check]:
+        """Look at what this machine knows: program, script and working directory. No cluster is asked."""
+        if not self.cluster.transport.is_here:
+            return []
+        return list(program_checks(self.sweep, self.job, workdir=Path(self.workdir), python_folder=self.python_folder))
 
     # ---- launching -----------------------------------------------------------------------------
 
@@ -172,6 +175,7 @@ class Plan:
         from nexa_sdk.submission import read_secrets, submit_arrays
 
         journal = self.cluster.journal
+        mark = None if again else journal.newest()
         if not again and (known := self._known(journal)) is not None:
             return known
         if check:
@@ -186,17 +190,30 @@ class Plan:
             for n, (token, (first, count)) in enumerate(zip(self.tokens, self.arrays, strict=True))
         ]
         written = self.written()
-        if journal.begin(record, written, arrays):
-            plan_file = {"plan.json": json.dumps(written, indent=1).encode()}
-            files = {
-                array.token: {array.script: self.scripts[n].encode(), **(plan_file if n == 0 else {})} for n, array in enumerate(arrays)
-            }
-            submit_arrays(self.cluster.scheduler, journal, self.folder, self.job, arrays, files=files, secrets=secrets)
-        return self.cluster.run(record)
+        # All is rendered before anything is written down: what fails until here leaves no trace.
+        files = {array.token: {array.script: self.scripts[n].encode()} for n, array in enumerate(arrays)}
+        files[arrays[0].token]["plan.json"] = json.dumps(written, indent=1).encode()
+        if (there := journal.begin(record, written, arrays, alike_since=mark)) is None:
+            submit_arrays(
+                self.cluster.scheduler, self.cluster.transport, journal, self.folder, self.job, arrays, files=files, secrets=secrets
+            )
+            return self.cluster.run(record)
+        if there != self.id:
+            print(f"Launched nothing: {there}, the same in script and code, was launched a moment ago by another process.")
+        return self._again(journal, there)
+
+    def _again(self, journal: Journal, run_id: str) -> Run:
+        """Return a run that was there already; one that was refused says so again."""
+        refused = [array.words for array in journal.arrays(run_id) if array.outcome == "rejected"]
+        if refused and run_id == self.id:
+            raise SubmissionRejected(f"{self.id} was refused, and is not sent again: {refused[0]}. Mend it, and plan it again")
+        return self.cluster.run(journal.run(run_id))
 
     def _known(self, journal: Journal) -> Run | None:
         """Find a run of the same script and code that is unfinished or completed."""
         for run_id in journal.like(self.digest, self.cluster.url):
+            if run_id == self.id:
+                return self._again(journal, run_id)
             run = self.cluster.run(journal.run(run_id))
             try:
                 attempts = run.refresh(max_age=1.0)
@@ -207,8 +224,6 @@ class Plan:
                 ) from error
             states = {attempt.status.state for attempt in attempts}
             is_unfinished = any(not state.is_terminal for state in states)
-            if run_id == self.id:
-                return run
             if is_unfinished or states == {State.COMPLETED}:
                 what = "is not finished" if is_unfinished else "is completed"
                 print(f"Launched nothing: {run_id} is the same in script and code, and {what}. again=True (--again) runs it anew.")
@@ -220,7 +235,7 @@ class Plan:
         """Which code the working directory holds."""
         from nexa_sdk.code_version import code_version
 
-        return code_version(Path(self.workdir), self.sweep.command)
+        return code_version(Path(self.workdir), [*self.sweep.command, *_texts(self.sweep)])
 
     @cached_property
     def digest(self) -> str:
@@ -257,6 +272,16 @@ class Plan:
         from nexa_sdk import display
 
         return {"text/plain": display.plan_text(self), "text/html": display.plan_html(self)}
+
+
+MOST_NAMES = 1000  # values that are looked at: they may name the files that a trial reads
+
+
+def _texts(sweep: Sweep) -> list[str]:
+    """Return the texts among a sweep's values."""
+    columns = [values for factor in sweep.space.factors for values in factor.columns.values() if not isinstance(values, range)]
+    texts = (value for values in [sweep.fixed.values(), *columns] for value in islice(values, MOST_NAMES) if isinstance(value, str))
+    return list(islice(dict.fromkeys(texts), MOST_NAMES))
 
 
 class _Chunks(Sequence[tuple[int, int]]):
@@ -309,46 +334,3 @@ def _python_folder(job: Job, here: bool) -> str | None:
     if job.venv or job.conda or job.modules or not here:
         return None
     return os.path.dirname(sys.executable)
-
-
-def _program(plan: Plan) -> Iterator[Check]:
-    """Look for the working directory, the Python and the program, and the script that it runs."""
-    job, workdir = plan.job, Path(plan.workdir)
-    if not workdir.is_dir():
-        yield Check("working directory", "error", f"{workdir} is no directory; give workdir=")
-        return
-    yield Check("working directory", "ok", str(workdir))
-    yield from _surroundings(job)
-    for name in job.secrets:
-        if not os.environ.get(name) and not (workdir / ".env").is_file() and not Path(".env").is_file():
-            yield Check("secrets", "error", f"{name} is neither in the environment nor in .env; set it there, or leave it out")
-    program = plan.sweep.command[0]
-    folders = [plan.python_folder, f"{os.path.expanduser(job.venv)}/bin" if job.venv else None, os.environ.get("PATH", os.defpath)]
-    found = shutil.which(str(workdir / program) if "/" in program else program, path=os.pathsep.join(filter(None, folders)))
-    if found:
-        yield Check("program", "ok", found)
-    elif job.modules or job.conda or job.pre_commands:
-        yield Check("program", "unknown", f"{program} is not on PATH here; modules, conda or pre-commands may bring it")
-    elif "{" in program:
-        yield Check("program", "unknown", f"{program} differs from trial to trial")
-    else:
-        yield Check("program", "error", f"there is no program {program!r} on PATH or in {workdir}")
-    if Path(program).name.startswith(("python", "bash", "sh", "torchrun")):
-        for word in plan.sweep.command[1:]:
-            if word in ("-m", "-c"):
-                return
-            if word.endswith((".py", ".sh")) and "{" not in word:
-                exists = (workdir / os.path.expanduser(word)).is_file()
-                yield Check(
-                    "script",
-                    "ok" if exists else "error",
-                    word if exists else f"there is no {word} in {workdir}; give workdir=, or its whole path",
-                )
-                return
-
-
-def _surroundings(job: Job) -> Iterator[Check]:
-    if job.venv and not os.path.isfile(os.path.join(os.path.expanduser(job.venv), "bin", "activate")):
-        yield Check("virtual environment", "error", f"{job.venv} has no bin/activate; make it with python -m venv")
-    if job.python and not os.access(os.path.expanduser(job.python), os.X_OK):
-        yield Check("python", "error", f"{job.python} is no program; give the whole path of a Python")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import operator
 import sys
 import threading
 import time
@@ -13,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import tables
 from nexa_sdk.attempts import Attempt, Attempts
-from nexa_sdk.errors import ClusterError, InvalidInput, RunFailed
+from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, NexaError, RunFailed
 from nexa_sdk.journal import ArrayRecord
 from nexa_sdk.scheduling.base import ArrayHandle
+from nexa_sdk.scheduling.watcher import LONGEST
 from nexa_sdk.states import State
 from nexa_sdk.submission import read_secrets, submit_arrays
 from nexa_sdk.tasks import format_tasks, parse_tasks
@@ -212,8 +215,8 @@ class Run:
             text = f"trial {trial} is {chosen.status.state}: it has written nothing"
         return Log(text)
 
-    def _choose(self, trial: int, attempt: int | None) -> Attempt:
-        self.refresh(max_age=1.0)
+    def _choose(self, trial: int, attempt: int | None, *, max_age: float = 1.0) -> Attempt:
+        self.refresh(max_age=max_age)
         of_trial = [known for known in self._attempts.all if known.trial == trial]
         if not of_trial:
             raise InvalidInput(f"there is no trial {trial!r}: {self.id} has trials 0 to {self.trial_count - 1}")
@@ -225,15 +228,22 @@ class Run:
 
     def _follow(self, chosen: Attempt) -> Iterator[str]:
         path, offset = f"{self.folder}/logs/{chosen.name}.log", 0
-        while True:
-            ended = chosen.status.state.is_terminal
-            if content := self._transport.read(path, offset=offset):
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # a read may end within a character
+        subscription = self.subscribe(lambda: None)  # the poller asks; here its last answer is looked at
+        try:
+            while True:
+                ended = chosen.status.state.is_terminal
+                content = self._transport.read(path, offset=offset)
                 offset += len(content)
-                yield content.decode(errors="replace")
-            if ended:
-                return
-            time.sleep(0.5)
-            chosen = self._choose(chosen.trial, chosen.number)
+                if text := decode(content, final=ended):
+                    yield text
+                if ended:
+                    return
+                time.sleep(0.5)
+                if not self._try_refresh(max_age=LONGEST + 5):
+                    chosen = self._choose(chosen.trial, chosen.number, max_age=LONGEST + 5)
+        finally:
+            subscription.close()
 
     # ---- waiting -------------------------------------------------------------------------------
 
@@ -286,15 +296,19 @@ class Run:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        news = asyncio.Event()
+        news, asked = asyncio.Event(), time.monotonic()
         await asyncio.to_thread(self.refresh, max_age=1.0)
         subscription = self.subscribe(partial(_wake, loop, news))
         try:
             while not self.is_finished:
+                # A kernel's interrupt is seen when the loop wakes: so it wakes often, and asks seldom.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), PATIENCE)
-                news.clear()
-                await asyncio.to_thread(self._try_refresh)
+                    async with asyncio.timeout(0.5):
+                        await news.wait()
+                if news.is_set() or time.monotonic() - asked > PATIENCE:
+                    news.clear()
+                    asked = time.monotonic()
+                    await asyncio.to_thread(self._try_refresh)
         finally:
             subscription.close()
         if check:
@@ -304,11 +318,11 @@ class Run:
     def __await__(self) -> Generator[Any, None, Run]:
         return self.finished().__await__()
 
-    def _try_refresh(self) -> str:
+    def _try_refresh(self, *, max_age: float = 5.0) -> str:
         """Ask, and return what went wrong: the trials of a cluster that does not answer go on."""
         try:
-            self.refresh(max_age=5.0)
-        except ClusterError as error:
+            self.refresh(max_age=max_age)
+        except NexaError as error:
             return str(error)
         return ""
 
@@ -347,15 +361,29 @@ class Run:
             For a trial that there is not.
         """
         chosen = self._trials(trials, "cancel")
-        for array, attempts in self._by_array([attempt for attempt in self.last_known if attempt.trial in chosen]):
-            open_ones = [attempt.task for attempt in attempts if not attempt.status.state.is_terminal]
-            if not open_ones or array.job_id is None:
-                continue
+        going = [attempt for attempt in self.last_known if attempt.trial in chosen and not attempt.status.state.is_terminal]
+        if not going:
+            print(f"Nothing to cancel: all of it has ended. {self!r}")
+        unconfirmed = [attempt.trial for attempt in going if attempt.job_id is None]
+        if unconfirmed:
+            raise ClusterError(
+                f"trial {unconfirmed[0]} of {self.id} can't be cancelled: its submission was never confirmed, and nobody knows its job. "
+                "run.status() looks it up again"
+            )
+        for array, attempts in self._by_array(going):
+            open_ones = [attempt.task for attempt in attempts]
             tasks = format_tasks(open_ones)
             # Before it is asked for: a pending task that is cancelled leaves no trace in Slurm.
             self._journal.cancelled(array.token, tasks)
             everything = open_ones == parse_tasks(array.tasks)
-            self._scheduler.cancel(ArrayHandle(array.job_id, self.folder), None if everything else tasks)
+            handle = ArrayHandle(str(array.job_id), self.folder, array.size)
+            try:
+                self._scheduler.cancel(handle, None if everything else tasks)
+            except CommandTimeout:  # it may have been heard
+                raise
+            except ClusterError:
+                self._journal.not_cancelled(array.token, tasks)
+                raise
         self.refresh()
         return self
 
@@ -377,7 +405,12 @@ class Run:
             whole = next(a for a in self.last_known if a.trial in chosen and not a.status.state.is_failure)
             raise InvalidInput(f"trial {whole.trial} is {whole.status.state}, and only failed trials are run again")
         if not failed:
+            print(f"Nothing to run again: no trial failed. {self!r}")
             return self
+        sent = {attempt.trial for attempt in self._attempts.all if attempt.job_id is not None}
+        unsent = [attempt.trial for attempt in failed if attempt.trial not in sent]
+        if unsent:
+            raise InvalidInput(f"trial {unsent[0]} of {self.id} was never submitted, and so can't be retried; launch it again")
         secrets = read_secrets(self.job)
         taken = len(self._attempts.arrays)
         new: list[ArrayRecord] = []
@@ -385,7 +418,7 @@ class Run:
             token = f"{self.id}-{taken + len(new)}"
             new.append(ArrayRecord(token, self.id, script, first, format_tasks(tasks), "intent", None, "", time.time(), None))
         self._journal.intend(new)
-        submit_arrays(self._scheduler, self._journal, self.folder, self.job, new, files={}, secrets=secrets, is_retry=True)
+        submit_arrays(self._scheduler, self._transport, self._journal, self.folder, self.job, new, files={}, secrets=secrets, is_retry=True)
         self.refresh()
         return self
 
@@ -393,7 +426,7 @@ class Run:
         self.refresh()
         if trials is None:
             return {attempt.trial for attempt in self.last_known}
-        chosen = {trials} if isinstance(trials, int) else set(trials)
+        chosen = {operator.index(trials)} if hasattr(trials, "__index__") else {operator.index(trial) for trial in trials}
         unknown = sorted(chosen - {attempt.trial for attempt in self.last_known})
         if unknown:
             raise InvalidInput(f"can't {verb} trial {unknown[0]!r}: {self.id} has trials 0 to {self.trial_count - 1}")
@@ -430,7 +463,8 @@ class Run:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
-    loop.call_soon_threadsafe(news.set)
+    with suppress(RuntimeError):  # the loop was closed while a question was out
+        loop.call_soon_threadsafe(news.set)
 
 
 def _tally(counts: Mapping[State, int]) -> str:

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any
 
 from nexa_sdk.errors import SweepError
-from nexa_sdk.values import Scalar, as_scalar, check_text
+from nexa_sdk.values import LONGEST, Scalar, as_scalar, check_text
 
 __all__ = ["Factor", "Selection", "Space", "Trial"]
 
@@ -198,7 +198,8 @@ def column(name: str, values: Any) -> Sequence[Scalar]:
         raise SweepError(f"parameter {name!r}: a {type(values).__name__} has no order that a trial's number could follow; write a list")
     if getattr(values, "ndim", 1) != 1:
         raise SweepError(f"parameter {name!r}: an array of {values.ndim} dimensions; give a list of scalars")  # type: ignore[attr-defined]
-    scalars: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+    short = getattr(getattr(values, "dtype", None), "itemsize", 8) < 8  # float32 keeps its own spelling: see as_scalar
+    scalars: list[Any] = values.tolist() if hasattr(values, "tolist") and not short else list(values)
     if not scalars:
         raise SweepError(f"parameter {name!r} has no values: the sweep is empty")
     kinds = set(map(type, scalars))
@@ -215,9 +216,9 @@ def _suspect(texts: list[str]) -> str:
     together = "".join(texts)
     try:
         together.encode()
-        clean = "\0" not in together
+        clean = "\0" not in together and (len(together) <= LONGEST // 4 or max(map(len, texts)) <= LONGEST // 4)
     except UnicodeEncodeError:
         clean = False
     if clean:
         return ""
-    return next(t for t in texts if "\0" in t or any("\ud800" <= c <= "\udfff" for c in t))
+    return next((t for t in texts if "\0" in t or any("\ud800" <= c <= "\udfff" for c in t)), max(texts, key=len))

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,14 @@ from nexa_sdk.scheduling.base import ArrayHandle, Scheduler, Submission
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
     from nexa_sdk.journal import ArrayRecord, Journal
+    from nexa_sdk.transports.base import Transport
 
 __all__ = ["read_secrets", "submit_arrays"]
 
 
 def submit_arrays(
     scheduler: Scheduler,
+    transport: Transport,
     journal: Journal,
     folder: str,
     job: Job,
@@ -34,51 +35,59 @@ def submit_arrays(
     """Submit arrays that the journal has as intended; what came of each is written down.
 
     When one is refused, those before it are cancelled: a run is submitted whole or not at all.
+    Ctrl-C is heard afterwards, never half way.
     """
     done: list[ArrayRecord] = []
-    for array in arrays:
-        secret_file = {f"secrets/{array.token}": secrets} if secrets is not None else {}
-        submission = Submission(
-            token=array.token,
-            folder=folder,
-            script=array.script,
-            tasks=array.tasks,
-            job=job,
-            files={**files.get(array.token, {}), **secret_file},
-            is_retry=is_retry,
-            after=done[-1].job_id if job.throttle and done else None,
-        )
+
+    def submit_all() -> None:
+        for array in arrays:
+            secret_file = {f"secrets/{array.token}": secrets} if secrets is not None else {}
+            submission = Submission(
+                token=array.token,
+                folder=folder,
+                script=array.script,
+                tasks=array.tasks,
+                job=job,
+                files={**files.get(array.token, {}), **secret_file},
+                is_retry=is_retry,
+                after=done[-1].job_id if job.throttle and done and "?" not in (job.dependency or "") else None,
+            )
+            job_id = scheduler.submit(submission)
+            journal.settle(array.token, "submitted", job_id=job_id)
+            done.append(replace(array, job_id=job_id))
+
+    def submit_whole() -> None:
         try:
-            job_id = _uninterrupted(partial(scheduler.submit, submission))
+            submit_all()
         except SubmissionUnknown as error:
-            journal.settle(array.token, "unknown", words=str(error))
+            journal.settle(arrays[len(done)].token, "unknown", words=str(error))
             raise
         except ClusterError as error:
             for refused in arrays[len(done) :]:
                 journal.settle(refused.token, "rejected", words=str(error))
+            transport.remove([f"{folder}/secrets/{refused.token}" for refused in arrays[len(done) :]])
             for earlier in done:
                 journal.cancelled(earlier.token, earlier.tasks)
-                scheduler.cancel(ArrayHandle(str(earlier.job_id), folder), None)
+                scheduler.cancel(ArrayHandle(str(earlier.job_id), folder, earlier.size), None)
             raise
-        journal.settle(array.token, "submitted", job_id=job_id)
-        done.append(replace(array, job_id=job_id))
+
+    _uninterrupted(submit_whole)
 
 
-def _uninterrupted(submit: Callable[[], str]) -> str:
-    """Let a submission come to its end: Ctrl-C is heard after it, never half way."""
+def _uninterrupted(work: Callable[[], None]) -> None:
+    """Let work come to its end: Ctrl-C is heard after it."""
     with ThreadPoolExecutor(1, thread_name_prefix="nexa-submit") as pool:
-        answer = pool.submit(submit)
+        future = pool.submit(work)
         interrupted: KeyboardInterrupt | None = None
         while True:
             try:
-                result = answer.result()
+                future.result()
                 break
             except KeyboardInterrupt as interrupt:
+                print("Interrupted: the submission comes to its end first …")
                 interrupted = interrupt
     if interrupted is not None:
-        print("Interrupted, after the submission had come to its end.")
         raise interrupted
-    return result
 
 
 def read_secrets(job: Job) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -153,6 +154,8 @@ class Sweep:
         wandb_group: str | None = None,
         wandb_project: str | None = None,
     ) -> None:
+        if selection.where is not None and not callable(selection.where):
+            raise SweepError(f"where={selection.where!r} is no function; write where=lambda trial: trial['lr'] < 0.1")
         words = split_command(command)
         constants = {key: as_scalar(key, value) for key, value in (fixed or {}).items()}
         names = [key for factor in selection.space.factors for key in factor.columns]
@@ -265,6 +268,8 @@ class Sweep:
         return (*swept, *self.fixed)
 
     def __len__(self) -> int:
+        if self.selection.is_everything and self.space.size > sys.maxsize:
+            raise SweepError(f"{self.space.size:,} trials are more than can be counted; draw some with sweep.sample(n)")
         return len(self.selection.numbers)
 
     @overload

@@ -15,6 +15,10 @@ __all__ = ["Scalar", "WrittenFloat", "WrittenInt", "as_scalar", "parse_scalar", 
 Scalar: TypeAlias = str | int | float | bool | None
 
 
+# MAX_ARG_STRLEN of the kernel, less the NUL at its end and room for --name=
+LONGEST = 131_072 - 1 - 1024
+
+
 class WrittenInt(int):
     """An integer that remembers how the user wrote it (``1_000``, ``0x10``)."""
 
@@ -91,7 +95,8 @@ def as_scalar(name: str, value: Any) -> Scalar:
         value = os.fspath(value)
     if not isinstance(value, (str, int, float, bool, type(None))):
         if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-            value = value.item()
+            # float32(0.1) is 0.1 to its user, and 0.10000000149011612 as Python's float
+            value = WrittenFloat(value.item(), str(value)) if _is_short_float(value) else value.item()
         if not isinstance(value, (str, int, float, bool, type(None))):
             raise SweepError(
                 f"parameter {name!r}: {value!r} ({type(value).__name__}) is no scalar; give text, "
@@ -107,14 +112,20 @@ def as_scalar(name: str, value: Any) -> Scalar:
     return value
 
 
+def _is_short_float(value: Any) -> bool:
+    return getattr(getattr(value, "dtype", None), "kind", "") == "f" and value.dtype.itemsize < 8
+
+
 def check_text(what: str, text: str) -> None:
     """Refuse text that no argument of a program can hold."""
     if "\0" in text:
-        raise SweepError(f"{what}: {text!r} holds a NUL byte, which no argument can; leave it out")
+        raise SweepError(f"{what}: {text[:200]!r} holds a NUL byte, which no argument can; leave it out")
     try:
-        text.encode()
+        size = len(text.encode())
     except UnicodeEncodeError:
-        raise SweepError(f"{what}: {text!r} holds a lone surrogate and is no Unicode text; decode it first") from None
+        raise SweepError(f"{what}: {text[:200]!r} holds a lone surrogate and is no Unicode text; decode it first") from None
+    if size > LONGEST:
+        raise SweepError(f"{what}: a text of {size:,} bytes, and Linux passes at most {LONGEST:,} in one argument; pass a file's name")
 
 
 def text_of(value: Scalar) -> str:

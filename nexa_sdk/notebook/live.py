@@ -64,9 +64,9 @@ class View:
     def start(self) -> View:
         """Show the table, and keep it up to date."""
         self.run.refresh(max_age=1.0)
+        self._show()  # first, so that the output is this cell's
         if not self.run.is_finished:
             self._subscription = self.run.subscribe(self._heard)
-        self._show()
         return self
 
     def close(self) -> None:
@@ -82,6 +82,8 @@ class View:
             self._note = ""
         except NexaError as error:
             self._note = f"not up to date: {error}"
+        except Exception as error:  # noqa: BLE001  no front end shows what a thread raises: the line under the table does
+            self._note = f"not up to date: {type(error).__name__}: {error}"
         if self.run.is_finished:
             self.close()
         elif time.monotonic() - self._shown_at < EVERY:
@@ -150,11 +152,7 @@ def run_html(run: Run, note: str = "") -> str:
 
 def run_text(run: Run) -> str:
     """Show a run and its trials as text."""
-    columns, rows, more = _rows(run)
-    cells = [columns, *([display.cell_text(value) for value in row] for row in rows)]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([repr(run), *lines, *([more] if more else [])])
+    return "\n".join([repr(run), *display.text_table(*_rows(run))])
 
 
 _PROGRESS = {State.COMPLETED: 0, State.COMPLETING: 2, State.RUNNING: 3, State.PENDING: 4, State.UNKNOWN: 5}

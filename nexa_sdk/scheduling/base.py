@@ -68,10 +68,11 @@ class Submission:
 
 @dataclass(frozen=True)
 class ArrayHandle:
-    """A submitted array: where to ask for it."""
+    """A submitted array: where to ask for it, and how many tasks it has."""
 
     job_id: str
     folder: str
+    tasks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ class Scheduler(ABC):
             When nobody could be asked.
         """
 
+    @property
+    @abstractmethod
+    def memory(self) -> float | None:
+        """The seconds after which :meth:`find` may have forgotten what there was; None is never."""
+
     @abstractmethod
     def poll(self, arrays: Sequence[ArrayHandle]) -> dict[str, dict[int, TaskStatus]]:
         """Ask about all tasks of all arrays at once.
@@ -152,8 +158,12 @@ class Scheduler(ABC):
         """End tasks, first by TERM, then by KILL; None means all."""
 
     @abstractmethod
-    def checks(self, job: Job, *, script: str, folder: str, tasks: int) -> list[Check]:
-        """Look at what only the cluster knows: partition, limits, GPUs, expected start."""
+    def checks(self, job: Job, *, folder: str, tasks: int) -> list[Check]:
+        """Look at what only the cluster knows: partition, limits, GPUs."""
+
+    @abstractmethod
+    def expected_start(self, script: str) -> Check | None:
+        """Ask when a script would start, without submitting it; None where nobody can say."""
 
     @abstractmethod
     def partitions(self) -> list[str]:

@@ -11,11 +11,11 @@ import json
 import os
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["LocalScheduler", "count_gpus"]
 
 KILL_WAIT = 5.0  # seconds between TERM and KILL
+MOST_TRIALS = 10**6
+START_TIMEOUT = 30.0  # seconds
 STARTING = 60.0  # seconds that a supervisor may take to begin
 
 
@@ -77,7 +79,7 @@ class LocalScheduler(Scheduler):
                 if (known := self.find(submission.token, submission.folder)) is not None:
                     return known
                 return self._supervise(submission, folder)
-        except OSError as error:
+        except (OSError, subprocess.CalledProcessError) as error:
             raise SubmissionRejected(
                 f"the run's folder {folder} can't be written: {error}. Choose another with Cluster('local', runs='/a/folder')"
             ) from error
@@ -117,17 +119,20 @@ class LocalScheduler(Scheduler):
                     stdout=errors,
                     stderr=errors,
                     pass_fds=[told],
-                    env=for_trials(os.environ),
+                    env={**for_trials(os.environ), "SLURM_JOB_NAME": submission.token},
                     cwd="/",
                     start_new_session=True,
                     check=True,
                 )
             os.close(told)
             told = -1
-            if not select.select([ready], [], [], 30)[0] or not os.read(ready, 16):
+            bell = select.poll()  # select() takes no descriptor above 1024, and kernels have them
+            bell.register(ready, select.POLLIN)
+            if not bell.poll(START_TIMEOUT * 1000) or not os.read(ready, 16):
                 words = path.with_suffix(".err").read_text(errors="replace").strip()
                 path.unlink()
-                raise SubmissionRejected(f"the supervisor did not start: {words or 'it said nothing within 30 seconds'}")
+                supervisor.kill_marked(submission.token)
+                raise SubmissionRejected(f"the supervisor did not start: {words or 'it said nothing in time'}")
         finally:
             os.close(ready)
             if told >= 0:
@@ -148,16 +153,30 @@ class LocalScheduler(Scheduler):
         except FileNotFoundError:
             return None
 
+    @property
+    def memory(self) -> float | None:
+        """The file that a supervisor began from stays as long as the run's folder."""
+        return None
+
     # ---- watching ------------------------------------------------------------------------------
 
     def poll(self, arrays: Sequence[ArrayHandle]) -> dict[str, dict[int, TaskStatus]]:
         """Read what the supervisors wrote down."""
-        return {array.job_id: self._events(array).statuses() for array in arrays}
+        return {array.job_id: self._statuses(array) for array in arrays}
+
+    def _statuses(self, array: ArrayHandle) -> dict[int, TaskStatus]:
+        try:
+            return self._events(array).statuses()
+        except FileNotFoundError:  # the run's folder went: of this array nothing is known, of the others all
+            self._read.pop(array.job_id, None)
+            return {}
 
     def _events(self, array: ArrayHandle) -> _Events:
         known = self._read.get(array.job_id)
         if known is None or known.folder != Path(array.folder):
-            known = self._read[array.job_id] = _Events(Path(array.folder), array.job_id)
+            known = _Events(Path(array.folder), array.job_id)
+            if known.base is not None:  # else the folder may only be out of sight for now
+                self._read[array.job_id] = known
         return known
 
     def cancel(self, array: ArrayHandle, tasks: str | None) -> None:
@@ -170,15 +189,27 @@ class LocalScheduler(Scheduler):
         except OSError:  # no supervisor: everything has ended, or died with it
             return
         try:
-            os.write(fifo, f"cancel {tasks or 'all'}\n".encode())
+            # A pipe takes short lines whole: the list, which may be long, lies in a file.
+            listed = events.base.with_name(f"{events.base.stem}.cancel-{uuid.uuid4().hex}")
+            _write(listed, (tasks or "all").encode(), 0o600)
+            os.write(fifo, f"cancel {listed.name}\n".encode())
         finally:
             os.close(fifo)
 
     # ---- looking before ------------------------------------------------------------------------
 
-    def checks(self, job: Job, *, script: str, folder: str, tasks: int) -> list[Check]:
-        """Look at cores and GPUs."""
+    def expected_start(self, script: str) -> None:
+        """Say nothing: there is no queue."""
+
+    def checks(self, job: Job, *, folder: str, tasks: int) -> list[Check]:
+        """Look at cores, GPUs and the number of trials."""
         found = self._resources(job)
+        if tasks > MOST_TRIALS:
+            found.append(
+                Check(
+                    "trials", "error", f"{tasks:,} are too many for one machine (at most {MOST_TRIALS:,}); draw some with sweep.sample(n)"
+                )
+            )
         if job.partition:
             found.append(Check("partition", "warning", f"this machine has no partitions; {job.partition!r} is left aside"))
         if job.time is None:
@@ -207,7 +238,7 @@ class _Events:
         self.spec: dict[str, Any] = {}
         self.offset = 0
         self.tasks: dict[int, TaskStatus] = {}
-        self.processes: dict[int, tuple[int, str | None]] = {}
+        self.begun: set[int] = set()
         for path in sorted((folder / "local").glob("*.json")):
             spec = json.loads(path.read_bytes())
             if spec["job_id"] == job_id:
@@ -232,11 +263,14 @@ class _Events:
             return
         self.offset += len(whole) + len(newline)
         for line in whole.splitlines():
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:  # a supervisor died within it
+                continue
             before = self.tasks[event["task"]]
             state = State(event["state"])
             if state is State.RUNNING:
-                self.processes[event["task"]] = (event["pid"], event["ticks"])
+                self.begun.add(event["task"])
                 self.tasks[event["task"]] = TaskStatus(state, start=event["time"], node=self.spec["host"])
             else:
                 code = event.get("exit") if state in (State.COMPLETED, State.FAILED) else None
@@ -259,24 +293,17 @@ class _Events:
             lost = [task for task, status in self.tasks.items() if not status.state.is_terminal]
             if not lost:
                 return
-            for task in lost:
-                pid, ticks = self.processes.get(task, (0, None))
-                if pid and (supervisor.start_ticks(pid) == ticks or _has_session(pid)):
-                    supervisor.signal_session(pid, signal.SIGKILL)
+            supervisor.kill_marked(self.spec["token"])
             with open(self.base.with_suffix(".events"), "ab") as file:
+                file.write(b"\n")  # it may have died within a line
                 for task in lost:
-                    ran = task in self.processes
+                    ran = task in self.begun
                     reason = "its supervisor died" if ran else "its supervisor died before it could start"
                     event = {"task": task, "state": "NODE_FAIL", "time": _now(self.base), "reason": reason}
                     file.write(json.dumps(event).encode() + b"\n")
             self._read_on()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.folder / "secrets" / self.spec["token"])
-
-
-def _has_session(session: int) -> bool:
-    # The script's own shell may be gone while its program lives on in the session.
-    return bool(supervisor.pids_of_session(session)) and supervisor.start_ticks(session) is None
 
 
 def _now(base: Path) -> float:

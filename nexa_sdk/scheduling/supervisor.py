@@ -10,7 +10,7 @@ Files beside SPEC.json, all named after the array's token:
 ``.lock``
     Locked (flock) as long as this process lives: whoever can lock it knows that it died.
 ``.fifo``
-    Takes lines such as ``cancel 0-3,7`` and ``cancel all``.
+    Takes lines such as ``cancel FILE``: the file beside it holds ``all``, or tasks such as ``0-3,7``.
 
 A task gets cores and GPUs by locking a file for each. The task's own processes hold those locks,
 so several supervisors share a machine without a daemon, and a crash frees nothing that is in use.
@@ -56,13 +56,19 @@ def signal_session(session: int, number: int) -> None:
             os.kill(pid, number)
 
 
-def start_ticks(pid: int) -> Optional[str]:
-    """Return when a process began, in the kernel's ticks: with its pid it names it for ever."""
-    try:
-        with open("/proc/%d/stat" % pid) as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except OSError:
-        return None
+def kill_marked(token: str) -> None:
+    """Kill every process that carries an array's token as SLURM_JOB_NAME, and nobody else's.
+
+    A recorded pid may belong to another program by now; the environment that a process began with
+    tells whose it is. Where there is no /proc nothing is killed.
+    """
+    mark = b"SLURM_JOB_NAME=" + token.encode()
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        with contextlib.suppress(OSError):
+            if name.isdigit() and int(name) != os.getpid():
+                with open("/proc/%s/environ" % name, "rb") as file:
+                    if mark in file.read().split(b"\0"):
+                        os.kill(int(name), signal.SIGKILL)
 
 
 class Task:
@@ -174,7 +180,7 @@ class Supervisor:
             self.note(number, "FAILED", reason="could not be started: %s" % error)
             return
         self.running[process.pid] = Task(number, process)
-        self.note(number, "RUNNING", pid=process.pid, ticks=start_ticks(process.pid), gpus=",".join(gpus))
+        self.note(number, "RUNNING", pid=process.pid, gpus=",".join(gpus))
         if spec["limit"]:
             heapq.heappush(self.timers, (time.monotonic() + spec["limit"], process.pid, "TIMEOUT"))
 
@@ -209,9 +215,14 @@ class Supervisor:
 
     def obey(self, line: str) -> None:
         """Follow one line of the control pipe."""
-        verb, _, which = line.strip().partition(" ")
-        if verb != "cancel":
+        verb, _, name = line.strip().partition(" ")
+        path = os.path.join(os.path.dirname(self.base), name)
+        if verb != "cancel" or os.path.basename(name) != name or not os.path.isfile(path):
+            sys.stderr.write("not understood: %r\n" % line)
             return
+        with open(path) as file:
+            which = file.read().strip()
+        os.unlink(path)
         if which == "all":
             chosen = set(self.spec["tasks"])
         else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from nexa_sdk.errors import ClusterError
 from nexa_sdk.scheduling.base import ArrayHandle, Scheduler, TaskStatus
 
 __all__ = ["Subscription", "Watcher"]
@@ -14,6 +14,7 @@ __all__ = ["Subscription", "Watcher"]
 Answer = dict[str, dict[int, TaskStatus]]
 
 SHORTEST, LONGEST, GROWTH = 0.5, 30.0, 1.4  # seconds between questions; they grow while nothing changes
+AFTER_TROUBLE = 5.0  # seconds at least until a cluster that did not answer is asked again
 
 
 class Subscription:
@@ -86,7 +87,13 @@ class Watcher:
         with self._changed:
             subscriptions = list(self._subscriptions)
         for subscription in subscriptions:
-            subscription.heard()
+            if subscription not in self._subscriptions:  # it was closed meanwhile
+                continue
+            try:
+                subscription.heard()
+            except Exception:  # noqa: BLE001  one listener's mistake must not end the news of all
+                self._leave(subscription)
+                sys.excepthook(*sys.exc_info())
 
     def _leave(self, subscription: Subscription) -> None:
         with self._changed:
@@ -108,12 +115,11 @@ class Watcher:
                     return
             try:
                 now = self.ask(self._watched())
-            except ClusterError:
-                # A hiccup is no news of the tasks; whoever asks by status() hears of it.
-                now = before or {}
-                interval = LONGEST / 4
-            interval = SHORTEST if now != before else min(LONGEST, interval * GROWTH)
-            before = now
+            except Exception:  # noqa: BLE001  not swallowed: who listens asks in turn, gets the same, and says it
+                interval = min(LONGEST, max(interval * GROWTH, AFTER_TROUBLE))
+            else:
+                interval = SHORTEST if now != before else min(LONGEST, interval * GROWTH)
+                before = now
             self.tell()
             with self._changed:
                 count = len(self._subscriptions)

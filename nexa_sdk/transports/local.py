@@ -66,7 +66,7 @@ class LocalTransport(Transport):
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files; one that is not there is no error."""
         for path in paths:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(path)
 
 

@@ -54,7 +54,7 @@ def _preview(session: Session, args: Namespace) -> object:
 
 def _launch(session: Session, args: Namespace) -> object:
     plan, previewed = plan_of(session, args), session.previewed
-    if previewed is not None and previewed.digest == plan.digest:
+    if previewed is not None and (previewed.digest, previewed.folder.rpartition("/")[0]) == (plan.digest, plan.folder.rpartition("/")[0]):
         plan, session.previewed = previewed, None  # byte for byte what was shown, its id included
     run = plan.submit(again=args.again)
     session.last_run = run

@@ -89,7 +89,7 @@ FLOORS = [
     "errors states values written distributions space passing sweep walltime tasks job cost_report settings display yaml_lines definition",
     "transports journal code_version",  # how a command reaches a machine; what was submitted
     "scheduling containers monitoring provisioning",  # four wings; none imports another
-    "plan cluster run attempts submission tables container",  # objects that act, and what a run is made of
+    "plan program_checks cluster run attempts submission tables container",  # objects that act, and what a run is made of
     "operations",  # the specification's functions, thin over the objects
     "verbs",  # what %nexa and the console command share
     "notebook cli __main__",
@@ -100,7 +100,6 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 LOOKS_UPSTAIRS = {
     ("nexa_sdk", "load_ipython_extension", "nexa_sdk.notebook.magics"),
     ("nexa_sdk", "unload_ipython_extension", "nexa_sdk.notebook.magics"),
-    ("nexa_sdk.display", "_checks", "nexa_sdk.plan"),
     ("nexa_sdk.run", "Run.wait", "nexa_sdk.notebook.live"),
     ("nexa_sdk.run", "Run.watch", "nexa_sdk.notebook.live"),
     ("nexa_sdk.scheduling.slurm.batch", "prepare_slurm_batch", "nexa_sdk.cluster"),

@@ -28,8 +28,10 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def test_a_run_is_begun_once(journal: Journal) -> None:
-    assert journal.begin(run(), {"id": "train-000001"}, [array()])
-    assert not journal.begin(run(), {"id": "other"}, [array()])
+    assert journal.begin(run(), {"id": "train-000001"}, [array()]) is None
+    assert journal.begin(run(), {"id": "other"}, [array()]) == "train-000001"
+    with pytest.raises(JournalError, match="there is another run train-000001; plan it again"):
+        journal.begin(run(digest="other"), {}, [])
     assert journal.plan("train-000001") == {"id": "train-000001"}
     assert [found.outcome for found in journal.arrays("train-000001")] == ["intent"]
 
@@ -82,6 +84,15 @@ def test_the_same_script_and_code_on_the_same_cluster(journal: Journal) -> None:
     assert journal.like("same", "slurm") == []
 
 
+def test_a_run_that_another_kernel_has_just_begun_is_taken(journal: Journal) -> None:
+    mark = journal.newest()
+    assert journal.begin(run("a-1", "same"), {}, [], alike_since=mark) is None
+    assert journal.begin(run("a-2", "same"), {}, [], alike_since=mark) == "a-1"
+    assert journal.begin(run("a-3", "other"), {}, [], alike_since=mark) is None
+    assert journal.begin(run("a-4", "same"), {}, [], alike_since=journal.newest()) is None
+    assert journal.begin(run("a-5", "same"), {}, []) is None
+
+
 def test_one_of_a_newer_version_is_refused_and_left_as_it_is(journal: Journal) -> None:
     journal.begin(run(), {}, [])
     with sqlite3.connect(journal.path) as connection:
@@ -117,6 +128,6 @@ def test_several_kernels_write_at_once(journal: Journal) -> None:
     )
     kernels = [subprocess.Popen([sys.executable, "-c", code, str(k)], stdout=subprocess.PIPE, text=True) for k in range(4)]
     said = [kernel.communicate(timeout=60)[0].strip() for kernel in kernels]
-    assert sorted(said) == ["False", "False", "False", "True"], "the run of all four was begun once"
+    assert sorted(said) == ["None", "shared", "shared", "shared"], "the run of all four was begun once"
     assert len(journal.runs()) == 81
     assert all(found.outcome == "submitted" for record in journal.runs() for found in journal.arrays(record.id))

@@ -13,7 +13,7 @@ from nexa_sdk.walltime import format_walltime
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
 
-__all__ = ["expected_start", "resources", "run_folder"]
+__all__ = ["expected_start", "number_of_trials", "resources", "run_folder"]
 
 
 def resources(job: Job, table: dict[str, Partition]) -> list[Check]:
@@ -28,6 +28,9 @@ def resources(job: Job, table: dict[str, Partition]) -> list[Check]:
     found = [Check("partition", "ok", ", ".join(names) + ("" if job.partition else " (the default)"))]
     if not any(part.is_up for part in chosen):
         found.append(Check("partition", "warning", f"{', '.join(names)} is down: trials will wait"))
+    nodes = sum(part.nodes for part in chosen)
+    if job.nodes is not None and job.nodes > nodes:
+        found.append(Check("nodes", "error", f"nodes={job.nodes}, but {', '.join(names)} has {nodes}"))
     return [*found, _walltime(job, chosen), *_gpus(job, chosen)]
 
 
@@ -39,6 +42,15 @@ def run_folder(folder: str, *, is_throw_away: bool) -> list[Check]:
         f"{folder} is this machine's own, most likely, and the nodes must see it; choose another with Cluster(…, runs='/a/shared/folder')"
     )
     return [Check("run folder", "warning", words)]
+
+
+def number_of_trials(tasks: int, array_size: int, job_count: int) -> Check:
+    """Compare the trials with what the controller holds; over that sbatch waits without a word."""
+    if tasks > job_count:
+        words = f"{tasks:,} trials are more jobs than the controller holds (MaxJobCount={job_count:,}); launch fewer at once"
+        return Check("trials", "error", f"{words}, such as Sweep.from_trials(command, sweep[:n])")
+    arrays = -(-tasks // array_size)
+    return Check("trials", "ok", f"{tasks:,} in {arrays} array{'s' if arrays > 1 else ''} (MaxArraySize={array_size:,})")
 
 
 def _walltime(job: Job, chosen: list[Partition]) -> Check:

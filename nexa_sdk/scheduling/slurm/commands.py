@@ -27,11 +27,11 @@ SUBMIT = 60.0
 # A script that came through a pipe and was cut short would be submitted and run: so a file first.
 # Exit statuses of its own are above those of sbatch (1 and 255).
 _SUBMIT = r"""
-folder=$1 script=$2 size=$3 token=$4
-shift 4
+folder=$1 script=$2 size=$3 token=$4 packed=$5
+shift 5
 mkdir -p -- "$folder" && cd -- "$folder" || exit 73
+if [ "$packed" = yes ]; then tar -xpof - || exit 74; fi
 if [ "$size" != - ]; then
-  tar -xpof - || exit 74
   [ "$(wc -c < "$script")" -eq "$size" ] || { echo "$script arrived cut short" >&2; exit 74; }
 fi
 id=$("$@" "$script") || exit $?
@@ -113,6 +113,7 @@ class SlurmScheduler(Scheduler):
         argv = [
             "sh", "-c", _SUBMIT, "nexa",
             submission.folder, submission.script, str(len(script)) if script is not None else "-", submission.token,
+            "yes" if submission.files else "no",
             "sbatch", "--parsable", *retold,
         ]  # fmt: skip
         environment = for_trials({**self.transport.environment(), **self.settings})
@@ -122,6 +123,8 @@ class SlurmScheduler(Scheduler):
             return self._look_up(submission, str(error))
         if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout)):
             return match[1]
+        if answer.returncode == 0:
+            return self._look_up(submission, f"sbatch printed no job id, but {answer.stdout.strip()!r}")
         return self._refused(submission, answer)
 
     def _refused(self, submission: Submission, answer: Completed) -> str:
@@ -132,7 +135,7 @@ class SlurmScheduler(Scheduler):
             )
         if answer.returncode == 127:
             raise ClusterNotFound(f"there is no sbatch on this machine's PATH: {words}")
-        if _MAYBE.search(words) or answer.returncode < 0:
+        if _MAYBE.search(words) or answer.returncode < 0 or 128 < answer.returncode < 255:
             return self._look_up(submission, words)
         if _NOBODY_THERE.search(words):
             raise SubmissionRejected(f"Slurm does not answer, and nothing was submitted: {words}")
@@ -168,11 +171,18 @@ class SlurmScheduler(Scheduler):
                 return match[1]
         return None
 
+    @property
+    def memory(self) -> float | None:
+        """Where there is no accounting, a job is forgotten MinJobAge after its end."""
+        if self.has_accounting:
+            return None
+        return float(re.match(r"\d*", self.config().get("MinJobAge", "300"))[0] or 300)  # type: ignore[index]
+
     # ---- watching -------------------------------------------------------------------------------
 
     def poll(self, arrays: Sequence[ArrayHandle]) -> dict[str, dict[int, TaskStatus]]:
         """Ask about all arrays at once: one squeue, and one sacct for those that ended."""
-        jobs = [array.job_id for array in arrays]
+        jobs = {array.job_id: array.tasks for array in arrays}
         if not jobs:
             return {}
         answer = self._run("squeue", "-h", "-r", "-t", "all", "-j", ",".join(jobs), "-o", accounting.SQUEUE_FORMAT)
@@ -180,7 +190,12 @@ class SlurmScheduler(Scheduler):
         if answer.returncode and "Invalid job id" not in answer.stderr:
             raise CommandFailed("squeue", answer.returncode, answer.stderr)
         queued = accounting.read_squeue(answer.stdout)
-        ended = [job for job in jobs if not queued.get(job) or any(task.state.is_terminal for task in queued[job].values())]
+        # A task that ended some minutes ago is forgotten by squeue while its siblings go on.
+        ended = [
+            job
+            for job, count in jobs.items()
+            if len(queued.get(job, {})) < count or any(task.state.is_terminal for task in queued[job].values())
+        ]
         accounted: dict[str, accounting.Accounted] = {}
         if ended and self.has_accounting:
             rows = self._run("sacct", "-n", "-P", "-X", "-j", ",".join(ended), f"--format={accounting.SACCT_FIELDS}")
@@ -197,18 +212,23 @@ class SlurmScheduler(Scheduler):
 
     # ---- looking before -------------------------------------------------------------------------
 
-    def checks(self, job: Job, *, script: str, folder: str, tasks: int) -> list[Check]:
-        """Look at partition, walltime and GPUs."""
+    def checks(self, job: Job, *, folder: str, tasks: int) -> list[Check]:
+        """Look at partition, walltime, GPUs and the number of trials."""
         try:
             table = self.partition_table()
         except ClusterNotFound:
             raise
         except ClusterError as error:
             return [Check("Slurm", "error", f"it does not answer: {error}")]
-        return [*checks.run_folder(folder, is_throw_away=bool(self.settings)), *checks.resources(job, table)]
+        jobs = int(self.config().get("MaxJobCount", "10000"))
+        return [
+            *checks.run_folder(folder, is_throw_away=bool(self.settings)),
+            *checks.resources(job, table),
+            checks.number_of_trials(tasks, self.limits().array_size, jobs),
+        ]
 
-    def expected_start(self, script: str, folder: str) -> Check:
-        """Ask when a script would start, without submitting it (it costs a job id)."""
+    def expected_start(self, script: str) -> Check:
+        """Ask ``sbatch --test-only`` (it costs a job id); see the base class."""
         environment = for_trials({**self.transport.environment(), **self.settings})
         try:
             answer = self.transport.run(["sbatch", "--test-only"], env=environment, stdin=script.encode(), timeout=10)

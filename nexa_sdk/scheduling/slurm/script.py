@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ArrayScript", "render"]
 
 LONGEST_LISTED_RANGE = 64  # a longer range is computed, so that the script stays short
+LARGEST_INTEGER = 2**63 - 1  # bash counts no further
 SAME = object()
 
 
@@ -185,27 +186,26 @@ def _trial(sweep: Sweep, array: ArrayScript) -> str:
     swept = [name for factor in sweep.space.factors for name in factor.columns]
     variables = variable_names(swept)
     lines = ["# one trial a task" + ("; the last parameter varies fastest" if len(sweep.space.factors) > 1 else "")]
-    number = "NEXA_TRIAL"
-    sole = len(sweep.space.factors) == 1
-    if not sweep.selection.is_everything:
-        chosen = sweep.selection.numbers[array.first : array.first + array.count]
-        if sole:
-            rows: Sequence[int] | None = chosen
-        else:
-            rows = None
-            lines.append("# which of all combinations these are")
-            lines.append(f"combination={array_items(map(str, chosen))}")
-            number = "combination[SLURM_ARRAY_TASK_ID]"
-    else:
-        rows = range(array.first, array.first + array.count) if sole else None
-    if swept and not sole:
-        lines.append(f"i=$(({number}))" if "[" in number else f"i=${number}")
-    elif sole:
+    chosen = None if sweep.selection.is_everything else sweep.selection.numbers[array.first : array.first + array.count]
+    # One factor is a table of this array's rows; so is what bash could not count.
+    is_table = len(sweep.space.factors) == 1 or (chosen is not None and sweep.space.size > LARGEST_INTEGER)
+    if is_table:
         lines.append("i=$SLURM_ARRAY_TASK_ID")
+    elif chosen is not None:
+        lines.append("# which of all combinations these are")
+        lines.append(f"combination={array_items(map(str, chosen))}")
+        lines.append("i=$((combination[SLURM_ARRAY_TASK_ID]))")
+    elif swept:
+        lines.append("i=$NEXA_TRIAL")
 
     expressions: dict[str, _Expression] = {}
     for factor, stride in zip(sweep.space.factors, sweep.space.strides, strict=True):
-        index = "i" if sole else _index(stride, factor.size)
+        rows: Sequence[int] | None = None
+        if is_table and chosen is None:
+            rows = range(array.first, array.first + array.count)
+        elif is_table and chosen is not None:
+            rows = [number // stride % factor.size for number in chosen]
+        index = "i" if is_table else _index(stride, factor.size)
         for name, values in factor.columns.items():
             expression, definition = _column(variables[name], values, rows, index)
             expressions[name] = expression
@@ -243,7 +243,7 @@ class _Expression:
 
 def _column(variable: str, values: Sequence[Scalar], rows: Sequence[int] | None, index: str) -> tuple[_Expression, str | None]:
     """Return a column's expression, and the array that it reads."""
-    if isinstance(values, range) and len(values) > LONGEST_LISTED_RANGE and not (rows is not None and not isinstance(rows, range)):
+    if isinstance(values, range) and _is_computed(values, rows):
         offset = values.start + (values.step * rows[0] if rows is not None else 0)
         position = index if values.step == 1 else f"{values.step} * ({index})"
         return _Expression(double_quoted(f"$(({offset} + {position}))")), None
@@ -261,6 +261,11 @@ def _column(variable: str, values: Sequence[Scalar], rows: Sequence[int] | None,
         given = f"[[ ${{{element}}} == true ]]" if is_switch else None
     expression = _Expression(double_quoted(f"${{{element}}}"), given, is_switch)
     return expression, f"{variable}={array_items(items)}"
+
+
+def _is_computed(values: range, rows: Sequence[int] | None) -> bool:
+    is_regular = rows is None or isinstance(rows, range)
+    return is_regular and len(values) > LONGEST_LISTED_RANGE and max(abs(values[0]), abs(values[-1])) <= LARGEST_INTEGER
 
 
 def _rows(values: Sequence[Scalar], rows: Sequence[int] | None) -> Sequence[Scalar]:
@@ -337,8 +342,7 @@ type -P "${{trial[0]}}" >/dev/null || fail "there is no program ${{trial[0]}} on
 pid='' signal=''
 forward() {{ signal=$1; [[ -z $pid ]] || kill -s "$1" "$pid" 2>/dev/null || :; }}
 {traps}
-set -m # else bash would have the program ignore SIGINT
-"${{trial[@]}}" &
+(trap - INT QUIT; exec "${{trial[@]}}") & # else bash would have the program ignore SIGINT
 pid=$!
 until
   signal='' code=0
