@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "Attempts"]
 
+LATE = 15.0  # seconds that accounting may be late
 ARRIVING = 90.0  # seconds that a submission may be under way: its time limit, and the look-up after it
 
 
@@ -199,7 +200,7 @@ class Attempts:
         ended = [
             array
             for array in arrays
-            if array.final is None and array.job_id is not None and all(s.state.is_terminal for s in statuses[array.token].values())
+            if array.final is None and array.job_id is not None and all(_is_settled(status) for status in statuses[array.token].values())
         ]
         for array in ended:
             self._journal.finish(array.token, [_write_final(status) for status in statuses[array.token].values()])
@@ -207,6 +208,12 @@ class Attempts:
                 self._transport.remove([f"{self._folder}/secrets/{array.token}"])
         if ended:
             self._watcher.forget([str(array.job_id) for array in ended])
+
+
+def _is_settled(status: TaskStatus) -> bool:
+    """Whether nothing more will be known of a task: accounting is some seconds late with exit codes."""
+    is_late = _lacks_exit_code(status) and status.exit_code is None
+    return status.state.is_terminal and not (is_late and status.end is not None and time.time() - status.end < LATE)
 
 
 def _lacks_exit_code(status: TaskStatus) -> bool:
