@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nexa_sdk.job import Job
     from nexa_sdk.journal import Journal, RunRecord
     from nexa_sdk.run import Run
+    from nexa_sdk.scheduling.slurm.sandbox import Sandbox
     from nexa_sdk.scheduling.watcher import Watcher
     from nexa_sdk.sweep import Sweep
 
@@ -84,12 +85,20 @@ class Cluster:
 
         if self.url == "slurm":
             return SlurmScheduler(self.transport)
-        from nexa_sdk.scheduling.slurm.sandbox import Sandbox
-
-        sandbox = Sandbox(settings.sandbox_folder())
+        sandbox = self._sandbox()
         if not sandbox.is_up:
             sandbox.start()
         return SlurmScheduler(self.transport, sandbox.environment)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What Slurm's own commands need in their environment to reach this cluster: ``!sacct`` in a cell, say."""
+        return self._sandbox().environment if self.url == "sandbox" else {}
+
+    def _sandbox(self) -> Sandbox:
+        from nexa_sdk.scheduling.slurm.sandbox import Sandbox
+
+        return Sandbox(settings.sandbox_folder())
 
     @cached_property
     def watcher(self) -> Watcher:

@@ -80,14 +80,13 @@ def test_a_suspended_program_goes_on_and_its_exit_code_is_its_own(slurm: Cluster
     wait_until(lambda: all(str(run.logs(trial)).strip().isdecimal() for trial in (0, 1)))
     pids = [int(str(run.logs(trial))) for trial in (0, 1)]
     job = run.status()["job"][1]
-    slurms_own = raw("squeue", "-h", "-j", job, "-o", "%A").strip()
 
     os.kill(pids[0], signal.SIGSTOP)
-    raw("scontrol", "suspend", slurms_own)
+    raw("scontrol", "suspend", job)
     wait_until(lambda: all(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" for pid in pids))
     assert states(run) == ["RUNNING", "SUSPENDED"]
     os.kill(pids[0], signal.SIGCONT)
-    raw("scontrol", "resume", slurms_own)
+    raw("scontrol", "resume", job)
 
     run.wait(check=False, timeout=60)
     assert states(run) == ["FAILED", "FAILED"]
