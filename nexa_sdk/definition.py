@@ -42,9 +42,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nexa_sdk import distributions
+from nexa_sdk.command_line import split_command
 from nexa_sdk.errors import DefinitionError, InvalidInput, SweepError, nearest
 from nexa_sdk.job import Count, Job, Words, problems
-from nexa_sdk.sweep import Style, Sweep, split_command
+from nexa_sdk.passing import Style
+from nexa_sdk.sweep import Sweep
 from nexa_sdk.values import Scalar, parse_scalar
 from nexa_sdk.yaml_lines import Document
 

@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from nexa_sdk.errors import InvalidInput, JobError, nearest
-from nexa_sdk.sweep import check_env, is_reserved
 from nexa_sdk.values import check_text
+from nexa_sdk.variables import check_env, is_reserved
 from nexa_sdk.walltime import format_walltime, parse_walltime
 
 __all__ = ["Job", "problems"]

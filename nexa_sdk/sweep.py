@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from nexa_sdk import passing
-from nexa_sdk.errors import SweepError, nearest
+from nexa_sdk.command_line import check_run_name, program_name, split_command
+from nexa_sdk.errors import SweepError
+from nexa_sdk.passing import Style
 from nexa_sdk.space import Predicate, Selection, Space, Trial, axis, sampled, table
-from nexa_sdk.values import Scalar, as_scalar, check_text
+from nexa_sdk.values import Scalar, as_scalar
+from nexa_sdk.variables import check_env, check_labels
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Sweep"]
 
-Style = Literal["flags", "hydra", "env", "template"]
-STYLES = ("flags", "hydra", "env", "template")
-
-# {lr} in a command's word; doubled braces stand for themselves, as in str.format.
-PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.-]*)\}")
-_NAMES = {
-    "flags": (re.compile(r"[A-Za-z_][\w.-]*"), "letters, digits, '_', '-' and '.', without dashes before it"),
-    "hydra": (re.compile(r"(\+{0,2}|~)[A-Za-z_][\w./@:-]*"), "a Hydra override's key, as in 'optimizer.lr' or '+seed'"),
-    "env": (re.compile(r"[A-Za-z_]\w*", re.ASCII), "letters, digits and '_', as the shell's variables have"),
-    "template": (re.compile(r"[A-Za-z_][\w.-]*"), "letters, digits, '_', '-' and '.'"),
-}
-_SHELL_WORDS = re.compile(r"\|\|?|&&?|;|\d?>>?(&\d)?|<|&>")
 MAX_TABLE = 10**6  # rows of a DataFrame that nobody asked for in so many words
 _SHOWN = 5
 
@@ -159,9 +148,9 @@ class Sweep:
         words = split_command(command)
         constants = {key: as_scalar(key, value) for key, value in (fixed or {}).items()}
         names = [key for factor in selection.space.factors for key in factor.columns]
-        check_names([*names, *constants])
-        how = choose_style(words, [*names, *constants], style)
-        check_passing([*names, *constants], how)
+        passing.check_names([*names, *constants])
+        how = passing.choose_style(words, [*names, *constants], style)
+        passing.check_passing([*names, *constants], how)
         given_env = dict(env or {})
         check_env("env", given_env)
         labels = (tags,) if isinstance(tags, str) else tuple(tags)
@@ -349,135 +338,3 @@ class Sweep:
 
     def _has_more(self) -> bool:
         return self.selection.where is not None or self.selection.size > _SHOWN
-
-
-def split_command(command: str | Sequence[str]) -> tuple[str, ...]:
-    """Split a command into words, as a shell would; no shell reads them."""
-    if isinstance(command, str):
-        try:
-            words = shlex.split(command)
-        except ValueError as error:
-            raise SweepError(f"command {command!r} can't be split into words: {error}") from error
-        meant_for_a_shell = [word for word in words if _SHELL_WORDS.fullmatch(word)]
-        if meant_for_a_shell:
-            raise SweepError(
-                f"command {command!r}: no shell reads it, so {meant_for_a_shell[0]!r} would be an "
-                'argument; write ["bash", "-c", "…"] for a shell\'s work, or a list of words if '
-                "the argument is meant"
-            )
-    else:
-        if not isinstance(command, Iterable):
-            raise SweepError(f"command {command!r}: give text, or a list of words")
-        words = [os.fspath(word) if isinstance(word, os.PathLike) else word for word in command]
-    for word in words:
-        if not isinstance(word, str):
-            raise SweepError(f"command {command!r}: the word {word!r} is no text; write it as {str(word)!r}")
-        check_text("command", word)
-    if not words or not words[0]:
-        raise SweepError(f"command {command!r} names no program")
-    return tuple(words)
-
-
-def program_name(words: Sequence[str]) -> str:
-    """Name a run after its program: the first script or module among the words."""
-    for before, word in zip(("", *words), words, strict=False):
-        if before == "-m":
-            return _slug(word.rpartition(".")[2])
-        if re.fullmatch(r"[^{}\s]+\.(py|sh|bash|jl|R|pl|lua|m)", word):
-            return _slug(Path(word).stem)
-    return _slug(Path(words[0]).name)
-
-
-def check_run_name(name: str) -> str:
-    """Check a name for runs: a job name holds it, and the token after it."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", name):
-        raise SweepError(
-            f"name {name!r}: give at most 40 letters, digits, '.', '_' and '-', and begin with a "
-            f"letter or digit, such as {_slug(str(name))!r}"
-        )
-    return name
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:40] or "run"
-
-
-def check_labels(tags: Sequence[str], group: str | None, project: str | None) -> None:
-    """Check what reaches Weights & Biases; a comma would make two tags of one."""
-    for what, label in (*(("tag", tag) for tag in tags), ("wandb_group", group), ("wandb_project", project)):
-        if what == "tag" and (not isinstance(label, str) or not label or "," in label):
-            raise SweepError(f"tags: {label!r}: give text without a comma, a tag each")
-        if label is not None and not isinstance(label, str):
-            raise SweepError(f"{what}={label!r}: give text")
-        check_text(what, label or "")
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse a parameter that is given twice."""
-    seen: set[str] = set()
-    for name in names:
-        if not isinstance(name, str):
-            raise SweepError(f"parameter {name!r} is no text")
-        if name in seen:
-            raise SweepError(f"parameter {name!r} is given twice; give it once, swept or fixed")
-        seen.add(name)
-
-
-def choose_style(words: Sequence[str], names: Sequence[str], style: str | None) -> str:
-    """Choose how parameters reach the program, and check a template's placeholders."""
-    if style is not None and style not in STYLES:
-        raise SweepError(f"style {style!r}: {nearest(str(style), STYLES)}")
-    if style not in (None, "template"):
-        return style
-    placed = {m[1] for word in words for m in PLACEHOLDER.finditer(word) if m[1]}
-    if style is None and not placed:
-        return "flags"
-    unknown = sorted(placed - set(names))
-    if unknown:
-        known = nearest(unknown[0], names) if names else "the sweep has none"
-        raise SweepError(
-            f"the command says {{{unknown[0]}}}, which is no parameter: {known} "
-            "(write {{ and }} for braces that are meant, or style='flags')"
-        )
-    unplaced = [name for name in names if name not in placed]
-    if unplaced:
-        raise SweepError(f"parameter {unplaced[0]!r} stands nowhere in the command's template; write {{{unplaced[0]}}} where it belongs")
-    return "template"
-
-
-def check_passing(names: Sequence[str], style: str) -> None:
-    """Refuse a name that the style can't pass on, and two that would be one flag."""
-    pattern, meant = _NAMES[style]
-    flags: dict[str, str] = {}
-    for name in names:
-        if not pattern.fullmatch(name):
-            raise SweepError(f"parameter {name!r} can't be passed as {style}: a name is {meant}")
-        if style == "flags":
-            other = flags.setdefault(name.replace("_", "-"), name)
-            if other != name:
-                raise SweepError(f"parameters {other!r} and {name!r} are one flag, --{name.replace('_', '-')}")
-        if style == "env" and is_reserved(name):
-            raise SweepError(f"parameter {name!r}: SLURM_*, SBATCH_* and NEXA_* belong to the scheduler and to the run")
-
-
-# Slurm and the run set these themselves; a script that set them would mislead srun and sbatch.
-def is_reserved(name: str) -> bool:
-    """Whether an environment variable belongs to the scheduler or to the run."""
-    return name.startswith(("SLURM_", "SBATCH_", "NEXA_"))
-
-
-def check_env(what: str, env: Mapping[str, str]) -> None:
-    """Check environment variables of trials."""
-    for key, value in env.items():
-        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
-            raise SweepError(f"{what}: {key!r} is no name of an environment variable")
-        if is_reserved(key):
-            raise SweepError(f"{what}: {key!r} belongs to the scheduler or to the run; choose another name")
-        if re.search(r"(API_?KEY|_TOKEN|SECRET|PASSWORD|SECRET_ACCESS_KEY)$", key, re.IGNORECASE):
-            raise SweepError(
-                f"{what}: {key!r} looks like a secret, and would stand in the script for others to "
-                f"read; use Job(secrets=[{key!r}]), which takes it from the environment or .env"
-            )
-        if not isinstance(value, str):
-            raise SweepError(f"{what}: the value of {key!r} is {value!r}; give text")
-        check_text(f"{what} {key!r}", value)

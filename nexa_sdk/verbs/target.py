@@ -118,7 +118,8 @@ def _target(named: Sweep | Definition) -> _Target:
 
 
 def _inline(words: Sequence[str], parameters: Sequence[str], args: Namespace) -> Sweep:
-    from nexa_sdk.sweep import Sweep, check_names
+    from nexa_sdk.passing import check_names
+    from nexa_sdk.sweep import Sweep
 
     command = args.command if args.command is not None else [_PROGRAMS[Path(words[0]).suffix], os.path.expanduser(words[0])]
     read = [read_parameter(word) for word in parameters]

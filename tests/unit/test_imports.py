@@ -86,7 +86,7 @@ def test_a_type_checker_sees_the_same_names_in_the_same_places() -> None:
 # A file imports from floors below, or from its own folder without circles.
 FLOORS = [
     # values: no I/O
-    "errors states values written distributions space passing sweep walltime tasks job cost_report settings display yaml_lines definition",
+    "errors states values variables command_line written distributions space passing sweep walltime tasks job cost_report settings display yaml_lines definition",
     "transports journal code_version",  # how a command reaches a machine; what was submitted
     "scheduling containers monitoring provisioning",  # four wings; none imports another
     "plan program_checks cluster run attempts submission tables container",  # objects that act, and what a run is made of
