@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nexa_sdk.errors import JournalError
+from nexa_sdk.errors import RunNotFound
 from nexa_sdk.scheduling.base import ArrayHandle, TaskStatus
 from nexa_sdk.states import State
 from nexa_sdk.tasks import parse_tasks
@@ -112,7 +112,7 @@ class Attempts:
         with self._lock:
             arrays = [self._adopt(array) for array in self._journal.arrays(self._run)]
             if not arrays:
-                raise JournalError(f"the journal {self._journal.path} no longer knows the run {self._run}; was it removed?")
+                raise RunNotFound(f"the journal {self._journal.path} no longer knows the run {self._run}; was it removed?")
             open_ones = [array for array in arrays if array.final is None and array.job_id is not None]
             self.handles = tuple(ArrayHandle(str(array.job_id), self._folder, array.size) for array in open_ones)
             answer = self._watcher.ask(self.handles, max_age=max_age)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import tables
 from nexa_sdk.attempts import Attempt, Attempts
-from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, NexaError, RunFailed
+from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, JournalError, RunFailed
 from nexa_sdk.journal import ArrayRecord
 from nexa_sdk.scheduling.base import ArrayHandle
 from nexa_sdk.scheduling.watcher import LONGEST
@@ -322,7 +322,7 @@ class Run:
         """Ask, and return what went wrong: the trials of a cluster that does not answer go on."""
         try:
             self.refresh(max_age=max_age)
-        except NexaError as error:
+        except (ClusterError, JournalError) as error:
             return str(error)
         return ""
 

@@ -221,4 +221,7 @@ def _suspect(texts: list[str]) -> str:
         clean = False
     if clean:
         return ""
-    return next((t for t in texts if "\0" in t or any("\ud800" <= c <= "\udfff" for c in t)), max(texts, key=len))
+    return next(
+        (t for t in texts if "\0" in t or any("\ud800" <= c <= "\udfff" for c in t)),
+        max(texts, key=lambda text: len(text.encode(errors="surrogatepass"))),
+    )

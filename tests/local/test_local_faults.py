@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,12 @@ from nexa_sdk.states import State
 UNTIL_GO = "print('begun', flush=True)\nwhile not os.path.exists('go'): time.sleep(0.05)"
 
 
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask every half second, although nothing changes: these tests wait for questions."""
+    monkeypatch.setattr("nexa_sdk.scheduling.watcher.GROWTH", 1.0)
+
+
 def states(run: Run) -> list[str]:
     return run.status()["state"].tolist()
 
@@ -42,14 +47,16 @@ def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
+def cmdline(pid: int) -> bytes:
+    """Return a process's command; nothing of one that is gone, or dead and not yet buried."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
 def supervisors(run: Run) -> list[int]:
-    found = []
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"supervisor.py" in words and run.folder.encode() in words:
-                found.append(int(pid))
-    return found
+    everyone = [int(pid) for pid in os.listdir("/proc") if pid.isdecimal()]
+    return [pid for pid in everyone if b"supervisor.py" in (words := cmdline(pid)) and run.folder.encode() in words]
 
 
 def kill_supervisor(run: Run) -> None:
@@ -180,7 +187,7 @@ def test_only_what_is_the_dead_runs_own_is_killed(local: Cluster, program) -> No
         events.write_text("".join(json.dumps(event) + "\n" for event in planted))
         wait_until(lambda: states(attach(run.id)) == ["NODE_FAIL"])
         assert states(run) == ["NODE_FAIL"]
-        wait_until(lambda: not os.path.exists(f"/proc/{own}"))
+        wait_until(lambda: not cmdline(own))
         ended, _, _ = select.select([stranger.stdout], [], [], 0.3)  # its pipe closes when it is killed
         assert not ended
         assert os.getsid(sleeping) == stranger.pid
@@ -208,8 +215,13 @@ def test_a_line_of_results_that_nobody_can_read_is_left_out(local: Cluster, prog
 
 
 def test_following_a_log_breaks_no_character(local: Cluster, program, capsys: pytest.CaptureFixture[str]) -> None:
-    # The pauses are longer than those between two looks at the log.
-    code = "for byte in 'é🙂'.encode(): os.write(1, bytes([byte])); time.sleep(0.6)\nos.write(1, b'end\\n')"
+    # The pauses within characters are longer than those between two looks at the log.
+    code = """
+        for byte in "é🙂".encode():
+            if byte & 0xC0 == 0x80: time.sleep(0.6)
+            os.write(1, bytes([byte]))
+        print("end")
+    """
     run = local.launch(Sweep(program(code)), time="0:05:00")
     run.logs(0, follow=True)
     assert capsys.readouterr().out == "é🙂end\n"
@@ -221,20 +233,12 @@ def test_following_a_log_breaks_no_character(local: Cluster, program, capsys: py
 def test_an_interrupt_of_the_kernel_ends_an_await_and_not_the_run(local: Cluster, home: Path) -> None:
     manager, client = start_new_kernel(kernel_name="python3")
     try:
-        client.execute_interactive(
-            "from nexa_sdk import *\nrun = Cluster('local').launch(Sweep('sleep 300'), time='0:10:00')", timeout=60, output_hook=lambda _: None
-        )
-        began = threading.Event()
+        launch = "from nexa_sdk import *\nrun = Cluster('local').launch(Sweep('sleep 300'), time='0:10:00')"
+        client.execute_interactive(launch, timeout=60, output_hook=lambda _: None)
         # The loop itself says, from within the await, that it is there.
         client.execute("import asyncio\nasyncio.get_running_loop().call_later(0.5, lambda: print('awaiting', flush=True))\nawait run")
-
-        def awaiting() -> bool:
-            message = client.get_iopub_msg(timeout=20)
-            if message["msg_type"] == "stream" and "awaiting" in message["content"]["text"]:
-                began.set()
-            return began.is_set()
-
-        wait_until(awaiting)
+        while "awaiting" not in client.get_iopub_msg(timeout=20)["content"].get("text", ""):
+            pass
         interrupted = time.monotonic()
         manager.interrupt_kernel()
         reply = client.get_shell_msg(timeout=20)
@@ -251,36 +255,47 @@ def test_an_interrupt_of_the_kernel_ends_an_await_and_not_the_run(local: Cluster
     assert states(attach(run_id)) == ["RUNNING"]
 
 
-def test_a_loop_that_is_closed_ends_nobody_elses_news(local: Cluster, program, watched) -> None:
-    run = local.launch(Sweep(program(UNTIL_GO)), time="0:05:00")
-    wait_until(lambda: states(run) == ["RUNNING"])
-
-    async def impatient() -> None:
-        async with asyncio.timeout(1):
+async def impatient(run: Run) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.7):
             await run
 
-    async def cancelled() -> None:
-        awaiting = asyncio.create_task(run.finished())
-        await asyncio.sleep(0.5)
-        awaiting.cancel()
+
+async def cancelled(run: Run) -> None:
+    awaiting = asyncio.create_task(run.finished())
+    await asyncio.sleep(0.7)
+    awaiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
         await awaiting
 
-    abandoned = asyncio.new_event_loop()
-    abandoned.set_exception_handler(lambda *_: None)  # a pending task was left behind, and is meant
-    task = abandoned.create_task(run.finished())
-    abandoned.run_until_complete(asyncio.sleep(0.5))
-    abandoned.close()
-    heard = watched(run)  # after it, so that the loop that is closed is called first
-    assert goes_on(heard)
-    with pytest.raises(TimeoutError):
-        asyncio.run(impatient())
-    assert goes_on(heard)
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(cancelled())
-    assert goes_on(heard)
+
+def abandoned(run: Run) -> asyncio.Task[Run]:
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # a task is left pending, and is meant
+    task = loop.create_task(run.finished())
+    loop.run_until_complete(asyncio.sleep(0.7))
+    loop.close()
+    return task
+
+
+@pytest.mark.parametrize(
+    "await_in_vain",
+    [lambda run: asyncio.run(impatient(run)), lambda run: asyncio.run(cancelled(run)), abandoned],
+    ids=["timed out", "cancelled", "abandoned"],
+)
+def test_a_loop_that_is_closed_ends_nobody_elses_news(local: Cluster, program, watched, await_in_vain: Callable[[Run], object]) -> None:
+    run = local.launch(Sweep(program(UNTIL_GO)), time="0:05:00")
+    wait_until(lambda: states(run) == ["RUNNING"])
+    before = watched(run)
+    left = await_in_vain(run)
+    after = watched(run)  # called after the one that was left
+    assert not run.is_finished
+    for _ in range(2):
+        assert goes_on(before)
+        assert goes_on(after)
     Path("go").touch()
     assert asyncio.run(run.finished()) is run
-    assert not task.done()
+    del left
 
 
 # ---- what is the same, and what is not -----------------------------------------------------------------------

@@ -212,7 +212,7 @@ def test_a_refused_plan_leaves_no_secret_and_stays_refused(slurm: Cluster, monke
         with pytest.raises(SubmissionRejected, match="Invalid generic resource"):
             plan.submit()
         assert not [path for path in Path(plan.folder).rglob("*") if path.is_file() and b"planted-5f2c" in path.read_bytes()]
-        assert not [path for path in Path(plan.folder).rglob("secrets/*")]
+        assert not list(Path(plan.folder).rglob("secrets/*"))
     with pytest.raises(InvalidInput, match="never submitted"):
         attach(plan.id).retry()
     assert jobs_named(plan.tokens[0]) == []
@@ -263,7 +263,7 @@ def test_a_retry_gets_the_secret_and_leaves_none(slurm: Cluster, program, monkey
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20) | st.sampled_from(
     ["", " ", "-x", "--", "a b", "$(touch x)", "`id`", "*", "?", "~", "'", '"', "\\", "\n", "\r\n", "a'b\"c", "$HOME", "!!", "#", "{}", "\x01\x7f", "\x1b[0m", "é", "漢字", "\u2028", "%A", "[a]", "=", "\t", "&", ";", "|"]
-)
+)  # fmt: skip
 
 
 @settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
