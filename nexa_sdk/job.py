@@ -167,7 +167,8 @@ class Job(BaseModel):
     one: HOME, USER, LOGNAME, SHELL, PATH, the locale, the time zone and the module system's
     variables. Nothing else of the notebook's environment reaches a trial, and neither SLURM_* nor
     SBATCH_* of a job that Jupyter itself may run in. Unlike ``--export=NONE`` this leaves ``srun``
-    inside the trial as it is, and asks no login shell on the node.
+    inside the trial as it is, and asks no login shell on the node. A trial begins with no module
+    loaded, whichever are loaded here: name them in `modules`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)

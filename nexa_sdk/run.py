@@ -18,7 +18,6 @@ from nexa_sdk.attempts import Attempt, Attempts
 from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, JournalError, RunFailed
 from nexa_sdk.journal import ArrayRecord
 from nexa_sdk.scheduling.base import ArrayHandle
-from nexa_sdk.scheduling.watcher import LONGEST
 from nexa_sdk.states import State
 from nexa_sdk.submission import read_secrets, submit_arrays
 from nexa_sdk.tasks import format_tasks, parse_tasks
@@ -240,8 +239,8 @@ class Run:
                 if ended:
                     return
                 time.sleep(0.5)
-                if not self._try_refresh(max_age=LONGEST + 5):
-                    chosen = self._choose(chosen.trial, chosen.number, max_age=LONGEST + 5)
+                if not self._try_refresh(max_age=self._scheduler.slowest + 5):
+                    chosen = self._choose(chosen.trial, chosen.number, max_age=self._scheduler.slowest + 5)
         finally:
             subscription.close()
 

@@ -110,7 +110,15 @@ class Check:
 
 
 class Scheduler(ABC):
-    """Submits arrays and says what became of them."""
+    """Submits arrays and says what became of them.
+
+    Attributes
+    ----------
+    slowest : float
+        Seconds between two questions at most, while somebody watches and nothing changes.
+    """
+
+    slowest: float = 30.0
 
     @abstractmethod
     def limits(self) -> Limits:

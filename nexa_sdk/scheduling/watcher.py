@@ -13,7 +13,7 @@ __all__ = ["Subscription", "Watcher"]
 
 Answer = dict[str, dict[int, TaskStatus]]
 
-SHORTEST, LONGEST, GROWTH = 0.5, 30.0, 1.4  # seconds between questions; they grow while nothing changes
+SHORTEST, GROWTH = 0.5, 1.4  # seconds between questions; they grow while nothing changes
 AFTER_TROUBLE = 5.0  # seconds at least until a cluster that did not answer is asked again
 
 
@@ -116,9 +116,9 @@ class Watcher:
             try:
                 now = self.ask(self._watched())
             except Exception:  # noqa: BLE001  not swallowed: who listens asks in turn, gets the same, and says it
-                interval = min(LONGEST, max(interval * GROWTH, AFTER_TROUBLE))
+                interval = min(self.scheduler.slowest, max(interval * GROWTH, AFTER_TROUBLE))
             else:
-                interval = SHORTEST if now != before else min(LONGEST, interval * GROWTH)
+                interval = SHORTEST if now != before else min(self.scheduler.slowest, interval * GROWTH)
                 before = now
             self.tell()
             with self._changed:
