@@ -150,13 +150,15 @@ def test_a_submission_whose_answer_is_not_clear_is_found(slurm: Cluster, program
 
 def test_ctrl_c_in_a_submission_is_heard_when_all_is_submitted(slurm: Cluster, sbatch, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    sbatch(f'touch {begun}; sleep 0.5; exec "$sbatch" "$@"')
+    begun.touch()
+    sbatch(f'echo one more >> {begun}; sleep 0.5; exec "$sbatch" "$@"')
     launching = child(
         "plan = Cluster('sandbox').plan(Sweep('true', {'a': range(50), 'b': range(50)}), time='0:05:00', throttle=1)\n"
         "print(plan.id, flush=True)\nplan.submit()\nprint('submitted')\n"
     )
-    wait_until(begun.exists)
-    launching.send_signal(signal.SIGINT)
+    for count in (1, 2):  # who is impatient presses it again
+        wait_until(lambda count=count: len(begun.read_text().splitlines()) >= count)
+        launching.send_signal(signal.SIGINT)
     said, errors = launching.communicate(timeout=60)
     assert launching.returncode != 0
     assert "KeyboardInterrupt" in errors.splitlines()[-1]
