@@ -230,8 +230,9 @@ class Supervisor:
             for part in which.split(","):
                 low, _, high = part.partition("-")
                 chosen.update(range(int(low), int(high or low) + 1))
-        for number in [number for number in self.pending if number in chosen]:
-            self.pending.remove(number)
+        gone = [number for number in self.pending if number in chosen]
+        self.pending = [number for number in self.pending if number not in chosen]
+        for number in gone:
             self.note(number, "CANCELLED")
         for pid in [pid for pid, task in self.running.items() if task.number in chosen]:
             self.end(pid, "CANCELLED")
