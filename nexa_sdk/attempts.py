@@ -6,21 +6,24 @@ tell, and the journal of what ended before and of what was cancelled from here.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from nexa_sdk.errors import RunNotFound
+from nexa_sdk.errors import ClusterError, JournalError, RunNotFound
 from nexa_sdk.scheduling.base import ArrayHandle, TaskStatus
 from nexa_sdk.states import State
+from nexa_sdk.submission import SETTLING
+from nexa_sdk.task_records import TaskRecords, complete, judge, slot_status
 from nexa_sdk.tasks import parse_tasks
 
 if TYPE_CHECKING:
-    from nexa_sdk.journal import ArrayRecord, Journal
+    from nexa_sdk.journal import Journal
+    from nexa_sdk.records import ArrayRecord
     from nexa_sdk.scheduling.base import Scheduler
     from nexa_sdk.scheduling.watcher import Watcher
     from nexa_sdk.transports.base import Transport
@@ -29,6 +32,8 @@ __all__ = ["Attempt", "Attempts"]
 
 LATE = 15.0  # seconds that accounting may be late
 ARRIVING = 90.0  # seconds that a submission may be under way: its time limit, and the look-up after it
+
+Statuses = dict[tuple[int, int], TaskStatus]  # by task and slot
 
 
 @dataclass(frozen=True)
@@ -39,21 +44,36 @@ class Attempt:
     ----------
     trial, number : int
         Which trial, and which of its attempts, counted from 1.
-    job_id, task
-        Where the scheduler ran it: its log is ``logs/<job_id>_<task>.log``.
+    array : ArrayRecord
+        The array that carried it: its options are this attempt's resources, where they are others than planned.
+    task : int
+        The task of the array.
+    slot : int or None
+        Its place among the trials of a packed task.
     status : TaskStatus
     """
 
     trial: int
     number: int
-    job_id: str | None
+    array: ArrayRecord = field(repr=False)
     task: int
+    slot: int | None
     status: TaskStatus
+
+    @property
+    def job_id(self) -> str | None:
+        """Where the scheduler ran it."""
+        return self.array.job_id
+
+    @property
+    def job(self) -> str:
+        """Its task, as ``squeue -j`` takes it."""
+        return f"{self.array.job_id}_{self.task}"
 
     @property
     def name(self) -> str:
         """What the files of this attempt are called."""
-        return f"{self.job_id}_{self.task}"
+        return self.job if self.slot is None else f"{self.job}-{self.slot}"
 
 
 class Attempts:
@@ -94,7 +114,7 @@ class Attempts:
         self._journal = journal
         self._has_secrets = has_secrets
         self._lock = threading.Lock()
-        self._records: dict[str, dict[str, Any]] = {}
+        self._records = TaskRecords(folder, transport)
 
     def refresh(self, *, max_age: float = 0.0) -> list[Attempt]:
         """Ask the cluster, and return the last attempt of each trial.
@@ -116,86 +136,120 @@ class Attempts:
             open_ones = [array for array in arrays if array.final is None and array.job_id is not None]
             self.handles = tuple(ArrayHandle(str(array.job_id), self._folder, array.size) for array in open_ones)
             answer = self._watcher.ask(self.handles, max_age=max_age)
-            cancels = self._journal.cancels([array.token for array in open_ones])
-            statuses: dict[str, dict[int, TaskStatus]] = {}
+            cancels = self._journal.cancels([array.token for array in open_ones]) if open_ones else {}
+            statuses: dict[str, Statuses] = {}
             for array in arrays:
+                places = array.places()
                 if array.final is not None:
-                    statuses[array.token] = dict(zip(parse_tasks(array.tasks), map(_read_final, array.final), strict=True))
+                    statuses[array.token] = {
+                        (task, slot): _read_final(final) for (task, slot, _), final in zip(places, array.final, strict=True)
+                    }
                 elif array.job_id is not None:
-                    statuses[array.token] = self._statuses(array, answer[array.job_id], cancels.get(array.token, []))
+                    cancelled = {task for text in cancels.get(array.token, []) for task in parse_tasks(text)}
+                    statuses[array.token] = self._statuses(array, answer[array.job_id], cancelled)
                 else:
-                    statuses[array.token] = dict.fromkeys(parse_tasks(array.tasks), _not_submitted(array))
+                    statuses[array.token] = dict.fromkeys(((task, slot) for task, slot, _ in places), _not_submitted(array))
             self.arrays = arrays
             self._arrange(arrays, statuses)
             self._close(arrays, statuses)
             return list(self.last)
 
+    # ---- submissions that nobody saw confirmed -------------------------------------------------
+
     def _adopt(self, array: ArrayRecord) -> ArrayRecord:
         """Look up a submission that nobody saw confirmed, and adopt what is found."""
+        if array.outcome == "submitted" and array.final is None and array.sends > 1:
+            return self._follow_claim(array)
         if array.outcome not in ("intent", "unknown"):
             return array
         job_id = self._scheduler.find(array.token, self._folder)
         if job_id is None:
             return self._give_up(array)
-        self._journal.settle(array.token, "submitted", job_id=job_id)
-        return replace(array, outcome="submitted", job_id=job_id)
+        return self._note(array, "submitted", job_id=job_id)
 
     def _give_up(self, array: ArrayRecord) -> ArrayRecord:
         """Settle a submission that provably never arrived; one that may yet, or may have, stays unknown."""
-        age, memory = time.time() - array.at, self._scheduler.memory
-        if age < ARRIVING or (memory is not None and age > memory):
+        now, memory = time.time(), self._scheduler.memory
+        if now - array.at < ARRIVING or (memory is not None and now - array.at > memory):
             return array
-        words = "its launch was cut short before it arrived"
-        self._journal.settle(array.token, "rejected", words=words)
-        return replace(array, outcome="rejected", words=words)
+        try:
+            verdict = self._scheduler.void(array.token, self._folder, array.sends)
+        except ClusterError:  # it is being submitted just now, or its folder is out of reach
+            return array
+        if verdict.job_id is not None:
+            return self._note(array, "submitted", job_id=verdict.job_id)
+        if not verdict.is_certain and verdict.age < SETTLING:  # and the queue was asked just now
+            return array
+        return self._note(array, "void", words="its launch was cut short before it arrived; run.resume() sends it")
 
-    def _statuses(self, array: ArrayRecord, answer: Mapping[int, TaskStatus], cancels: Sequence[str]) -> dict[int, TaskStatus]:
+    def _follow_claim(self, array: ArrayRecord) -> ArrayRecord:
+        """Follow the job that carries the trials of an array that was sent twice, should both have arrived."""
+        claim = self._transport.read(f"{self._folder}/submitted/{array.token}.claim").decode().strip()
+        if not claim.isdecimal() or claim == array.job_id:
+            return array
+        return self._note(array, "submitted", job_id=claim)
+
+    def _note(self, array: ArrayRecord, outcome: str, *, job_id: str | None = None, words: str = "") -> ArrayRecord:
+        self._write(lambda: self._journal.settle(array.token, outcome, job_id=job_id, words=words))
+        return replace(array, outcome=outcome, job_id=job_id, words=words)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write to the journal what can be found out again; where it can't be written, states are right all the same."""
+        try:
+            write()
+        except JournalError as error:
+            warnings.warn(f"{error}. What is shown of {self._run} is right, and will be asked for again", stacklevel=5)
+
+    # ---- states --------------------------------------------------------------------------------
+
+    def _statuses(self, array: ArrayRecord, answer: Mapping[int, TaskStatus], cancelled: set[int]) -> Statuses:
         """Complete what the scheduler says with the records in the run's folder and our own cancels."""
+        tasks = self._task_statuses(array, answer, cancelled)
+        if array.pack == 1:
+            return {(task, 0): status for task, status in tasks.items()}
+        begun = [f"{array.job_id}_{task}" for task, status in tasks.items() if status.state is not State.PENDING]
+        slots = self._records.of_slots(begun)
+        found: Statuses = {}
+        for task, slot, _ in array.places():
+            record = slots.get(f"{array.job_id}_{task}", {}).get(slot)
+            found[task, slot] = slot_status(tasks[task], record, was_cancelled=task in cancelled)
+        return found
+
+    def _task_statuses(self, array: ArrayRecord, answer: Mapping[int, TaskStatus], cancelled: set[int]) -> dict[int, TaskStatus]:
         tasks = parse_tasks(array.tasks)
-        cancelled = {task for text in cancels for task in parse_tasks(text)}
         # Slurm shows exit codes above 128 in two ways, and without accounting none at all.
         unclear = [task for task in tasks if task not in answer or _lacks_exit_code(answer[task])]
-        records = self._read_records([f"{array.job_id}_{task}" for task in unclear])
+        records = self._records.of_tasks([f"{array.job_id}_{task}" for task in unclear]) if unclear else {}
         found: dict[int, TaskStatus] = {}
         for task in tasks:
             status = answer.get(task)
-            if status is not None and not status.state.is_terminal:
-                self._records.pop(f"{array.job_id}_{task}", None)  # requeued: another record will come
-            record = records.get(f"{array.job_id}_{task}")
             if status is None:
-                status = _from_record(record, was_cancelled=task in cancelled)
-            elif record is not None and "exit" in record and status.state in (State.COMPLETED, State.FAILED):
-                status = replace(status, exit_code=record["exit"], start=status.start or record["start"], end=status.end or record["end"])
-            elif status.state is State.FAILED and record is None and not status.reason:
-                status = replace(status, reason=f"it left no record: does its node see {self._folder}?")
+                status = judge(records.get(f"{array.job_id}_{task}"), was_cancelled=task in cancelled)
+            elif not status.state.is_terminal:
+                self._records.forget(f"{array.job_id}_{task}")  # requeued: another record will come
+            elif _lacks_exit_code(status):
+                status = complete(status, records.get(f"{array.job_id}_{task}"), self._folder)
             found[task] = status
         return found
 
-    def _read_records(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        missing = [name for name in names if name not in self._records]
-        if missing:
-            files = self._transport.read_many(f"{self._folder}/tasks", [f"{name}.json" for name in missing])
-            for name in missing:
-                if f"{name}.json" in files:
-                    self._records[name] = json.loads(files[f"{name}.json"])
-        found = {name: self._records[name] for name in names if name in self._records}
-        begun = [name for name in names if name not in found]
-        files = self._transport.read_many(f"{self._folder}/tasks", [f"{name}.started" for name in begun]) if begun else {}
-        return {**found, **{name.removesuffix(".started"): json.loads(content) for name, content in files.items() if content.strip()}}
-
-    def _arrange(self, arrays: Sequence[ArrayRecord], statuses: Mapping[str, Mapping[int, TaskStatus]]) -> None:
+    def _arrange(self, arrays: Sequence[ArrayRecord], statuses: Mapping[str, Statuses]) -> None:
         everything: list[Attempt] = []
         counts: Counter[int] = Counter()
         for array in arrays:
-            for task, status in statuses[array.token].items():
-                trial = array.first + task
-                counts[trial] += 1
-                everything.append(Attempt(trial, counts[trial], array.job_id, task, status))
+            known = statuses[array.token]
+            is_packed, is_unsent = array.pack > 1, array.outcome in ("rejected", "void")
+            for task, slot, trial in array.places():
+                if is_unsent and counts[trial]:  # a retry that never went out is no attempt
+                    continue
+                status = known[task, slot]
+                for execution in (*status.earlier, status):
+                    counts[trial] += 1
+                    everything.append(Attempt(trial, counts[trial], array, task, slot if is_packed else None, execution))
         last = {attempt.trial: attempt for attempt in everything}
         self.all = everything
         self.last = [last[trial] for trial in sorted(last)]
 
-    def _close(self, arrays: Sequence[ArrayRecord], statuses: Mapping[str, Mapping[int, TaskStatus]]) -> None:
+    def _close(self, arrays: Sequence[ArrayRecord], statuses: Mapping[str, Statuses]) -> None:
         """Write down the arrays that have ended, and take their secrets away."""
         ended = [
             array
@@ -203,7 +257,9 @@ class Attempts:
             if array.final is None and array.job_id is not None and all(_is_settled(status) for status in statuses[array.token].values())
         ]
         for array in ended:
-            self._journal.finish(array.token, [_write_final(status) for status in statuses[array.token].values()])
+            known = statuses[array.token]
+            final = [_write_final(known[task, slot]) for task, slot, _ in array.places()]
+            self._write(lambda array=array, final=final: self._journal.finish(array.token, final))  # type: ignore[misc]
             if self._has_secrets():
                 self._transport.remove([f"{self._folder}/secrets/{array.token}"])
         if ended:
@@ -220,31 +276,20 @@ def _lacks_exit_code(status: TaskStatus) -> bool:
     return status.state is State.FAILED or (status.state is State.COMPLETED and status.exit_code is None)
 
 
-def _from_record(record: Mapping[str, Any] | None, *, was_cancelled: bool) -> TaskStatus:
-    """Judge a task that the scheduler no longer knows: by its own record, else by what we cancelled."""
-    if record is not None and "exit" in record:
-        if was_cancelled and record["exit"]:
-            state = State.CANCELLED
-        else:
-            state = State.COMPLETED if record["exit"] == 0 else State.FAILED
-        code = record["exit"] if state is not State.CANCELLED else None
-        return TaskStatus(state, code, record["start"], record["end"], record["node"], "from its own record")
-    if was_cancelled:
-        return TaskStatus(State.CANCELLED, start=record["start"] if record else None, node=record["node"] if record else "")
-    if record is not None:
-        return TaskStatus(State.UNKNOWN, start=record["start"], node=record["node"], reason="it began; the scheduler no longer knows it")
-    return TaskStatus(State.UNKNOWN, reason="the scheduler does not know it")
-
-
 def _not_submitted(array: ArrayRecord) -> TaskStatus:
-    if array.outcome == "rejected":
+    if array.outcome in ("rejected", "void"):
         return TaskStatus(State.CANCELLED, reason=f"never submitted: {array.words}")
+    if array.outcome == "waiting":
+        return TaskStatus(State.PENDING, reason="its array is submitted when there is room")
     return TaskStatus(State.UNKNOWN, reason=array.words or "its submission was never confirmed")
 
 
 def _write_final(status: TaskStatus) -> list[Any]:
-    return [status.state.value, status.exit_code, status.start, status.end, status.node, status.reason]
+    written: list[Any] = [status.state.value, status.exit_code, status.start, status.end, status.node, status.reason]
+    return [*written, [_write_final(execution) for execution in status.earlier]] if status.earlier else written
 
 
 def _read_final(written: Sequence[Any]) -> TaskStatus:
-    return TaskStatus(State(written[0]), *written[1:])
+    earlier = tuple(_read_final(execution) for execution in written[6]) if len(written) > 6 else ()
+    state, code, start, end, node, reason = written[:6]
+    return TaskStatus(State(state), code, start, end, node, reason, earlier)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from nexa_sdk.definition import Definition
     from nexa_sdk.job import Job
-    from nexa_sdk.journal import Journal, RunRecord
+    from nexa_sdk.journal import Journal
+    from nexa_sdk.records import RunRecord
     from nexa_sdk.run import Run
     from nexa_sdk.scheduling.slurm.sandbox import Sandbox
     from nexa_sdk.scheduling.watcher import Watcher
@@ -147,7 +148,14 @@ class Cluster:
         """Return the handle on a run of this cluster."""
         from nexa_sdk.run import Run
 
-        return Run(record, scheduler=self.scheduler, watcher=self.watcher, transport=self.transport, journal=self.journal)
+        return Run(
+            record,
+            scheduler=self.scheduler,
+            watcher=self.watcher,
+            transport=self.transport,
+            journal=self.journal,
+            files=lambda: Plan.recall(self.journal.plan(record.id), self).files_by_token(),
+        )
 
     def partitions(self) -> list[str]:
         """Name the partitions."""

@@ -14,6 +14,7 @@
     │   ├── CommandTimeout             a command did not answer in time
     │   ├── SubmissionRejected         the scheduler said no: nothing was submitted
     │   ├── SubmissionUnknown          nobody can say whether it was submitted: never sent again unasked
+    │   ├── SubmissionVoided           another process gave this sending up before it arrived
     │   └── PreflightFailed            a check before the launch failed; nothing was sent
     ├── SandboxError                   the throw-away Slurm could not be started or reached
     ├── JournalError                   the record of what was submitted can't be read or written
@@ -45,6 +46,7 @@ __all__ = [
     "SandboxError",
     "SubmissionRejected",
     "SubmissionUnknown",
+    "SubmissionVoided",
     "SweepError",
 ]
 
@@ -121,6 +123,10 @@ class SubmissionRejected(ClusterError):
 
 class SubmissionUnknown(ClusterError):
     """Nobody can say whether the scheduler accepted it; it is not sent again unasked."""
+
+
+class SubmissionVoided(ClusterError):
+    """Another process gave this sending up before it arrived. Nothing was submitted by it."""
 
 
 class PreflightFailed(ClusterError):

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from nexa_sdk.errors import ClusterError, PreflightFailed, SubmissionRejected, SweepError
+from nexa_sdk.errors import ClusterError, PreflightFailed, SubmissionRejected, SubmissionUnknown, SweepError
 from nexa_sdk.program_checks import program_checks
 from nexa_sdk.scheduling.base import Check, Limits, Scheduler
 from nexa_sdk.scheduling.slurm.script import ArrayScript, render
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from nexa_sdk.code_version import CodeVersion
     from nexa_sdk.cost_report import CostReport
     from nexa_sdk.job import Job
-    from nexa_sdk.journal import Journal, RunRecord
+    from nexa_sdk.journal import Journal
+    from nexa_sdk.records import RunRecord
     from nexa_sdk.run import Run
     from nexa_sdk.sweep import Sweep
     from nexa_sdk.transports.base import Transport
@@ -67,21 +68,35 @@ class Plan:
         Where the program runs.
     """
 
-    def __init__(self, sweep: Sweep, job: Job, cluster: Where, *, limits: Limits) -> None:
+    def __init__(self, sweep: Sweep, job: Job, cluster: Where, *, limits: Limits, recalled: dict[str, Any] | None = None) -> None:
         total = len(sweep)
         if not total:
             raise SweepError(f"{sweep!r} is empty: where= leaves no trial")
         self.sweep = sweep
         self.job = job
         self.cluster = cluster
-        self.id = f"{sweep.name}-{uuid.uuid4().hex[:8]}"
-        self.folder = f"{cluster.runs_folder.rstrip('/')}/{self.id}"
         here = cluster.transport.is_here
-        self.workdir = os.path.abspath(os.path.expanduser(job.workdir or ".")) if here else str(job.workdir or ".")
-        self.python_folder = _python_folder(job, here)
         self.limits = limits
-        self.arrays = _Chunks(total, min(limits.array_size, total))
+        size = min(limits.array_size, total)
+        if recalled is None:
+            self.id = f"{sweep.name}-{uuid.uuid4().hex[:8]}"
+            self.folder = f"{cluster.runs_folder.rstrip('/')}/{self.id}"
+            self.workdir = os.path.abspath(os.path.expanduser(job.workdir or ".")) if here else str(job.workdir or ".")
+            self.python_folder = _python_folder(job, here)
+        else:
+            self.id, self.folder, self.workdir = recalled["id"], recalled["folder"], recalled["workdir"]
+            self.python_folder = recalled["python_folder"]
+            size = recalled["arrays"][0][2]
+        self.arrays = _Chunks(total, size)
         self.scripts: Sequence[str] = _Scripts(self)
+
+    @classmethod
+    def recall(cls, written: dict[str, Any], cluster: Where) -> Plan:
+        """Return a plan that was submitted, from what its ``plan.json`` says: it renders the very same scripts."""
+        from nexa_sdk.job import Job
+        from nexa_sdk.written import read_sweep
+
+        return cls(read_sweep(written["sweep"]), Job(**written["job"]), cluster, limits=Limits(), recalled=written)
 
     @cached_property
     def script(self) -> str:
@@ -171,8 +186,9 @@ class Plan:
         ------
         PreflightFailed, SubmissionRejected, SubmissionUnknown
         """
-        from nexa_sdk.journal import ArrayRecord, RunRecord  # what is only looked at needs neither
-        from nexa_sdk.submission import read_secrets, submit_arrays
+        from nexa_sdk.job_secrets import read_secrets  # what is only looked at needs none of these
+        from nexa_sdk.records import ArrayRecord, RunRecord
+        from nexa_sdk.submission import Submitter
 
         journal = self.cluster.journal
         mark = None if again else journal.newest()
@@ -186,37 +202,52 @@ class Plan:
         now = time.time()
         record = RunRecord(self.id, self.cluster.url, self.folder, self.digest, len(self.sweep), now)
         arrays = [
-            ArrayRecord(token, self.id, f"job-{n}.sbatch", first, f"0-{count - 1}", "intent", None, "", now, None)
+            ArrayRecord(
+                token=token, run=self.id, script=f"job-{n}.sbatch", first=first, tasks=f"0-{count - 1}", at=now, count=count, sends=1
+            )
             for n, (token, (first, count)) in enumerate(zip(self.tokens, self.arrays, strict=True))
         ]
         written = self.written()
         # All is rendered before anything is written down: what fails until here leaves no trace.
-        files = {array.token: {array.script: self.scripts[n].encode()} for n, array in enumerate(arrays)}
-        files[arrays[0].token]["plan.json"] = json.dumps(written, indent=1).encode()
+        files = self.files_by_token(written)
         if (there := journal.begin(record, written, arrays, alike_since=mark)) is None:
-            submit_arrays(
-                self.cluster.scheduler, self.cluster.transport, journal, self.folder, self.job, arrays, files=files, secrets=secrets
-            )
+            submitter = Submitter(self.cluster.scheduler, self.cluster.transport, journal, folder=self.folder, job=self.job)
+            submitter.submit(arrays, files=files, secrets=secrets)
             return self.cluster.run(record)
         if there != self.id:
             print(f"Launched nothing: {there}, the same in script and code, was launched a moment ago by another process.")
         return self._again(journal, there)
+
+    def files_by_token(self, written: dict[str, Any] | None = None) -> dict[str, dict[str, bytes]]:
+        """Return what each array lays into the run's folder, by token and relative path."""
+        files = {token: {f"job-{n}.sbatch": self.scripts[n].encode()} for n, token in enumerate(self.tokens)}
+        files[self.tokens[0]]["plan.json"] = json.dumps(written if written is not None else self.written(), indent=1).encode()
+        return files
 
     def _again(self, journal: Journal, run_id: str) -> Run:
         """Return a run that was there already; one that was refused says so again."""
         refused = [array.words for array in journal.arrays(run_id) if array.outcome == "rejected"]
         if refused and run_id == self.id:
             raise SubmissionRejected(f"{self.id} was refused, and is not sent again: {refused[0]}. Mend it, and plan it again")
-        return self.cluster.run(journal.run(run_id))
+        return self._whole(self.cluster.run(journal.run(run_id)))
+
+    def _whole(self, run: Run) -> Run:
+        """Send what of a run never arrived, because the process that launched it died or its cluster gave no answer."""
+        if any(array.outcome in ("intent", "unknown", "void") for array in self.cluster.journal.arrays(run.id)):
+            print(f"Not all of {run.id} is known to have arrived; looking what did …")
+            run.resume()
+        return run
 
     def _known(self, journal: Journal) -> Run | None:
         """Find a run of the same script and code that is unfinished or completed."""
         for run_id in journal.like(self.digest, self.cluster.url):
             if run_id == self.id:
                 return self._again(journal, run_id)
-            run = self.cluster.run(journal.run(run_id))
             try:
+                run = self._whole(self.cluster.run(journal.run(run_id)))
                 attempts = run.refresh(max_age=1.0)
+            except (SubmissionRejected, SubmissionUnknown):
+                raise
             except ClusterError as error:
                 raise ClusterError(
                     f"the same plan was launched before as {run_id}, and its cluster does not answer, so it may still run: {error}. "

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import codecs
 import operator
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property, partial
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from nexa_sdk import tables
+from nexa_sdk import tables, waiting
 from nexa_sdk.attempts import Attempt, Attempts
 from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, JournalError, RunFailed
-from nexa_sdk.journal import ArrayRecord
+from nexa_sdk.job_secrets import read_secrets
+from nexa_sdk.records import ArrayRecord
 from nexa_sdk.scheduling.base import ArrayHandle
 from nexa_sdk.states import State
-from nexa_sdk.submission import read_secrets, submit_arrays
+from nexa_sdk.submission import Submitter
 from nexa_sdk.tasks import format_tasks, parse_tasks
 
 if TYPE_CHECKING:
-    import asyncio
-
     import pandas as pd
 
     from nexa_sdk.job import Job
-    from nexa_sdk.journal import Journal, RunRecord
+    from nexa_sdk.journal import Journal
     from nexa_sdk.notebook.live import View
+    from nexa_sdk.records import RunRecord
     from nexa_sdk.scheduling.base import Scheduler
     from nexa_sdk.scheduling.watcher import Subscription, Watcher
     from nexa_sdk.sweep import Sweep
     from nexa_sdk.transports.base import Transport
 
 __all__ = ["Log", "Run"]
-
-PATIENCE = 60.0  # seconds without news until a waiting cell asks by itself
 
 
 class Log(str):
@@ -61,7 +57,16 @@ class Run:
         The run's folder on the cluster: script, plan, logs, records and results.
     """
 
-    def __init__(self, record: RunRecord, *, scheduler: Scheduler, watcher: Watcher, transport: Transport, journal: Journal) -> None:
+    def __init__(
+        self,
+        record: RunRecord,
+        *,
+        scheduler: Scheduler,
+        watcher: Watcher,
+        transport: Transport,
+        journal: Journal,
+        files: Callable[[], Mapping[str, Mapping[str, bytes]]],
+    ) -> None:
         self.id = record.id
         self.cluster = record.cluster
         self.folder = record.folder
@@ -71,6 +76,7 @@ class Run:
         self._watcher = watcher
         self._transport = transport
         self._journal = journal
+        self._files = files  # of the plan, by token: rendered again when a launch that was cut short is taken up
         self._attempts = Attempts(
             record.id,
             record.folder,
@@ -132,6 +138,10 @@ class Run:
         """Count the trials by state, as last known; nobody is asked."""
         tally = Counter(attempt.status.state for attempt in self.last_known)
         return {state: tally[state] for state in State if tally[state]}
+
+    def tally(self) -> str:
+        """Say the counts in words."""
+        return ", ".join(f"{count} {state}" for state, count in self.counts().items()) or "no trials"
 
     # ---- tables --------------------------------------------------------------------------------
 
@@ -201,9 +211,9 @@ class Run:
         InvalidInput
             For a trial or an attempt that there is not.
         """
-        chosen = self._choose(trial, attempt)
+        chosen = self.choose(trial, attempt)
         if follow:
-            for piece in self._follow(chosen):
+            for piece in waiting.follow(self, chosen, self._transport, slowest=self._scheduler.slowest):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
             return None
@@ -214,7 +224,8 @@ class Run:
             text = f"trial {trial} is {chosen.status.state}: it has written nothing"
         return Log(text)
 
-    def _choose(self, trial: int, attempt: int | None, *, max_age: float = 1.0) -> Attempt:
+    def choose(self, trial: int, attempt: int | None = None, *, max_age: float = 1.0) -> Attempt:
+        """Return an attempt of a trial, counted from 1; unless given, the last."""
         self.refresh(max_age=max_age)
         of_trial = [known for known in self._attempts.all if known.trial == trial]
         if not of_trial:
@@ -224,25 +235,6 @@ class Run:
         if not 1 <= attempt <= len(of_trial):
             raise InvalidInput(f"trial {trial} has attempts 1 to {len(of_trial)}, not {attempt!r}")
         return of_trial[attempt - 1]
-
-    def _follow(self, chosen: Attempt) -> Iterator[str]:
-        path, offset = f"{self.folder}/logs/{chosen.name}.log", 0
-        decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # a read may end within a character
-        subscription = self.subscribe(lambda: None)  # the poller asks; here its last answer is looked at
-        try:
-            while True:
-                ended = chosen.status.state.is_terminal
-                content = self._transport.read(path, offset=offset)
-                offset += len(content)
-                if text := decode(content, final=ended):
-                    yield text
-                if ended:
-                    return
-                time.sleep(0.5)
-                if not self._try_refresh(max_age=self._scheduler.slowest + 5):
-                    chosen = self._choose(chosen.trial, chosen.number, max_age=self._scheduler.slowest + 5)
-        finally:
-            subscription.close()
 
     # ---- waiting -------------------------------------------------------------------------------
 
@@ -265,51 +257,14 @@ class Run:
         RunFailed
         TimeoutError
         """
-        from nexa_sdk.notebook.live import Progress
-
-        deadline = None if timeout is None else time.monotonic() + timeout
-        news = threading.Event()
-        self.refresh(max_age=1.0)
-        with Progress(self, shown=progress) as bar:
-            subscription = self.subscribe(news.set)
-            try:
-                while not self.is_finished:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise TimeoutError(f"{self.id} has not ended after {timeout:g} seconds; it goes on: {_tally(self.counts())}")
-                    news.wait(min(left if left is not None else PATIENCE, PATIENCE))
-                    news.clear()
-                    bar.update(self._try_refresh())
-            except KeyboardInterrupt:
-                print(f"Detached. The run goes on: nexa_sdk.attach({self.id!r}) finds it again.")
-                raise
-            finally:
-                subscription.close()
-        self._watcher.tell()  # a live table above shows the end before the next cell begins
+        waiting.wait(self, timeout, progress=progress)
         if check:
             self._check()
         return self
 
     async def finished(self, *, check: bool = True) -> Run:
         """Wait until all trials have ended, without blocking: ``await run`` does the same."""
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        news, asked = asyncio.Event(), time.monotonic()
-        await asyncio.to_thread(self.refresh, max_age=1.0)
-        subscription = self.subscribe(partial(_wake, loop, news))
-        try:
-            while not self.is_finished:
-                # A kernel's interrupt is seen when the loop wakes: so it wakes often, and asks seldom.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(0.5):
-                        await news.wait()
-                if news.is_set() or time.monotonic() - asked > PATIENCE:
-                    news.clear()
-                    asked = time.monotonic()
-                    await asyncio.to_thread(self._try_refresh)
-        finally:
-            subscription.close()
+        await waiting.finished(self)
         if check:
             self._check()
         return self
@@ -317,7 +272,7 @@ class Run:
     def __await__(self) -> Generator[Any, None, Run]:
         return self.finished().__await__()
 
-    def _try_refresh(self, *, max_age: float = 5.0) -> str:
+    def try_refresh(self, *, max_age: float = 5.0) -> str:
         """Ask, and return what went wrong: the trials of a cluster that does not answer go on."""
         try:
             self.refresh(max_age=max_age)
@@ -339,6 +294,10 @@ class Run:
     def subscribe(self, heard: Callable[[], None]) -> Subscription:
         """Call `heard` whenever the cluster was asked, until the subscription is closed."""
         return self._watcher.subscribe(lambda: self._attempts.handles, heard)
+
+    def tell(self) -> None:
+        """Tell whoever listens that there may be news: a live table shows an end that another cell saw."""
+        self._watcher.tell()
 
     def watch(self) -> View:
         """Show a live table of the trials; it stops by itself when they have ended.
@@ -370,7 +329,8 @@ class Run:
                 "run.status() looks it up again"
             )
         for array, attempts in self._by_array(going):
-            open_ones = [attempt.task for attempt in attempts]
+            open_ones = sorted({attempt.task for attempt in attempts})
+            self._check_whole_tasks(array, attempts, open_ones)
             tasks = format_tasks(open_ones)
             # Before it is asked for: a pending task that is cancelled leaves no trace in Slurm.
             self._journal.cancelled(array.token, tasks)
@@ -385,6 +345,19 @@ class Run:
                 raise
         self.refresh()
         return self
+
+    def _check_whole_tasks(self, array: ArrayRecord, attempts: Sequence[Attempt], tasks: Sequence[int]) -> None:
+        """Refuse to cancel some trials of a packed task: it ends as a whole."""
+        if array.pack == 1:
+            return
+        given, ends = {attempt.trial for attempt in attempts}, set(tasks)
+        in_them = [attempt for attempt in self.last_known if attempt.array.token == array.token and attempt.task in ends]
+        others = [attempt.trial for attempt in in_them if attempt.trial not in given and not attempt.status.state.is_terminal]
+        if others:
+            raise InvalidInput(
+                f"trial {min(given)} shares its task with trial {others[0]}, which is not to be cancelled: a packed task ends as a whole. "
+                f"Cancel {format_tasks(sorted({*given, *others}))}"
+            )
 
     def retry(self, trials: int | Sequence[int] | None = None) -> Run:
         """Run the failed trials again, or those of the given ones that failed.
@@ -409,17 +382,44 @@ class Run:
         sent = {attempt.trial for attempt in self._attempts.all if attempt.job_id is not None}
         unsent = [attempt.trial for attempt in failed if attempt.trial not in sent]
         if unsent:
-            raise InvalidInput(f"trial {unsent[0]} of {self.id} was never submitted, and so can't be retried; launch it again")
+            raise InvalidInput(f"trial {unsent[0]} of {self.id} was never submitted, and so can't be retried; run.resume() sends it")
         secrets = read_secrets(self.job)
         taken = len(self._attempts.arrays)
-        new: list[ArrayRecord] = []
-        for script, first, tasks in self._by_script(failed):
-            token = f"{self.id}-{taken + len(new)}"
-            new.append(ArrayRecord(token, self.id, script, first, format_tasks(tasks), "intent", None, "", time.time(), None))
+        new = [replace(array, token=f"{self.id}-{taken + n}") for n, array in enumerate(self._arrays_of(failed))]
         self._journal.intend(new)
-        submit_arrays(self._scheduler, self._transport, self._journal, self.folder, self.job, new, files={}, secrets=secrets, is_retry=True)
+        self._submitter().submit(new, files={}, secrets=secrets)
         self.refresh()
         return self
+
+    def resume(self, *, force: bool = False) -> Run:
+        """Send what of a launch or of a retry was cut short and never arrived; adopt what did arrive.
+
+        Whatever ended the process that launched, this makes the run whole: nothing is submitted
+        twice. Where only the scheduler's queue can tell, it is asked for a quarter of a minute.
+
+        Parameters
+        ----------
+        force : bool
+            Send again also what nobody can say anything of; say so only if you have looked.
+
+        Raises
+        ------
+        SubmissionUnknown
+            There is evidence neither way, or it is being submitted by another process.
+        SubmissionRejected
+        """
+        arrays = self._journal.arrays(self.id)
+        if all(array.outcome not in ("intent", "unknown", "void") for array in arrays):
+            print(f"Nothing to resume: all of {self.id} was submitted.")
+            return self
+        sent = self._submitter().resume(arrays, files=self._files(), secrets=read_secrets(self.job), is_sure=force)
+        self.refresh()
+        trials = sum(array.count for array in arrays if array.token in sent)
+        print(f"Resumed {self.id}: {f'{trials:,} trials had never arrived, and are submitted now' if sent else 'all of it had arrived'}.")
+        return self
+
+    def _submitter(self) -> Submitter:
+        return Submitter(self._scheduler, self._transport, self._journal, folder=self.folder, job=self.job)
 
     def _trials(self, trials: int | Sequence[int] | None, verb: str) -> set[int]:
         self.refresh()
@@ -437,14 +437,30 @@ class Run:
             by_job.setdefault(attempt.job_id, []).append(attempt)
         return [(array, by_job[array.job_id]) for array in self._attempts.arrays if array.job_id in by_job]
 
-    def _by_script(self, attempts: Sequence[Attempt]) -> list[tuple[str, int, list[int]]]:
-        """Group trials by the script that carries them: the array of their first attempt."""
-        groups: list[tuple[str, int, list[int]]] = []
+    def _arrays_of(self, attempts: Sequence[Attempt]) -> list[ArrayRecord]:
+        """Make arrays that run trials again, by the scripts that carry them; their tokens are not theirs yet."""
+        made: list[ArrayRecord] = []
+        pack = self.plan["job"].get("pack") or 1
         for script, first, count in self.plan["arrays"]:
-            tasks = [attempt.trial - first for attempt in attempts if first <= attempt.trial < first + count]
-            if tasks:
-                groups.append((script, first, tasks))
-        return groups
+            trials = [attempt.trial for attempt in attempts if first <= attempt.trial < first + count]
+            if not trials:
+                continue
+            tasks = format_tasks([trial - first for trial in trials]) if pack == 1 else f"0-{-(-len(trials) // pack) - 1}"
+            made.append(
+                ArrayRecord(
+                    token="",
+                    run=self.id,
+                    script=script,
+                    first=first,
+                    tasks=tasks,
+                    at=time.time(),
+                    count=len(trials),
+                    sends=1,
+                    pack=pack,
+                    trials=trials if pack > 1 else None,
+                )
+            )
+        return made
 
     # ---- how it shows itself -------------------------------------------------------------------
 
@@ -452,19 +468,10 @@ class Run:
         return f"<Run {self.id} on {self.cluster}: {self._summary()}>"
 
     def _summary(self) -> str:
-        known = _tally(self.counts()) if self.last_known else "submitted"
+        known = self.tally() if self.last_known else "submitted"
         return f"{self.trial_count} trial{'s' if self.trial_count != 1 else ''}, {known}"
 
     def _repr_html_(self) -> str:
         from nexa_sdk import display
 
         return display.run_summary(self.id, self.cluster, self.trial_count, self.counts(), self.folder)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
-    with suppress(RuntimeError):  # the loop was closed while a question was out
-        loop.call_soon_threadsafe(news.set)
-
-
-def _tally(counts: Mapping[State, int]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "no trials"

@@ -1,81 +1,232 @@
-"""Submit the arrays of a run, each exactly once, and take along what is secret."""
+"""Submit the arrays of a run, each exactly once, whatever dies or is cut in between."""
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nexa_sdk.errors import ClusterError, JobError, SubmissionUnknown
+from nexa_sdk.errors import ClusterError, JournalError, SubmissionUnknown, SubmissionVoided
 from nexa_sdk.scheduling.base import ArrayHandle, Scheduler, Submission
 
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
-    from nexa_sdk.journal import ArrayRecord, Journal
+    from nexa_sdk.journal import Journal
+    from nexa_sdk.records import ArrayRecord
     from nexa_sdk.transports.base import Transport
 
-__all__ = ["read_secrets", "submit_arrays"]
+__all__ = ["SETTLING", "Submitter"]
+
+SETTLING = 15.0  # seconds after which what Slurm accepted has shown up in its queue, on every version
+PATIENCE = 60.0  # seconds that a scheduler may leave these questions unanswered
+MOST_SENDS = 3  # of one array in one launch
+
+Files = Mapping[str, Mapping[str, bytes]]
 
 
-def submit_arrays(
-    scheduler: Scheduler,
-    transport: Transport,
-    journal: Journal,
-    folder: str,
-    job: Job,
-    arrays: Sequence[ArrayRecord],
-    *,
-    files: Mapping[str, Mapping[str, bytes]],
-    secrets: bytes | None,
-    is_retry: bool = False,
-) -> None:
-    """Submit arrays that the journal has as intended; what came of each is written down.
+class Submitter:
+    """Sends the arrays of one run.
 
-    When one is refused, those before it are cancelled: a run is submitted whole or not at all.
-    Ctrl-C is heard afterwards, never half way.
+    Parameters
+    ----------
+    job : Job
+        What was planned; an array's own options come on top.
     """
-    done: list[ArrayRecord] = []
 
-    def submit_all() -> None:
-        for array in arrays:
-            secret_file = {f"secrets/{array.token}": secrets} if secrets is not None else {}
-            submission = Submission(
-                token=array.token,
-                folder=folder,
-                script=array.script,
-                tasks=array.tasks,
-                job=job,
-                files={**files.get(array.token, {}), **secret_file},
-                is_retry=is_retry,
-                after=done[-1].job_id if job.throttle and done and "?" not in (job.dependency or "") else None,
-            )
-            job_id = scheduler.submit(submission)
-            journal.settle(array.token, "submitted", job_id=job_id)
-            done.append(replace(array, job_id=job_id))
+    def __init__(self, scheduler: Scheduler, transport: Transport, journal: Journal, *, folder: str, job: Job) -> None:
+        self._scheduler = scheduler
+        self._transport = transport
+        self._journal = journal
+        self._folder = folder
+        self._job = job
 
-    def submit_whole() -> None:
+    def submit(self, arrays: Sequence[ArrayRecord], *, files: Files, secrets: bytes | None, dependencies: Sequence[str] = ()) -> None:
+        """Submit arrays that the journal has as intended; what came of each is written down.
+
+        When one is refused, those before it are cancelled: a run is submitted whole or not at all.
+        Ctrl-C is heard afterwards, never half way.
+        """
+        done: list[ArrayRecord] = []
+
+        def submit_whole() -> None:
+            try:
+                for array in arrays:
+                    before = done[-1].job_id if done else None
+                    job_id = self._submit(array, files.get(array.token, {}), secrets, self._after(before, dependencies))
+                    done.append(replace(array, job_id=job_id))
+            except SubmissionUnknown as error:
+                self._journal.settle(arrays[len(done)].token, "unknown", words=str(error), unless_submitted=True)
+                raise
+            except ClusterError as error:
+                for refused in arrays[len(done) :]:
+                    self._journal.settle(refused.token, "rejected", words=str(error))
+                self._transport.remove([f"{self._folder}/secrets/{refused.token}" for refused in arrays[len(done) :]])
+                for earlier in done:
+                    self._withdraw(earlier, error)
+                raise
+
+        _uninterrupted(submit_whole)
+
+    def resume(self, arrays: Sequence[ArrayRecord], *, files: Files, secrets: bytes | None, is_sure: bool = False) -> list[str]:
+        """Send what of a launch was cut short, once it is sure that it never arrived; adopt what did.
+
+        Parameters
+        ----------
+        arrays
+            All arrays of the run; those that are submitted already are only passed by.
+        is_sure : bool
+            The user says that what nobody can say anything of never arrived.
+
+        Returns
+        -------
+        list of str
+            The tokens that were sent.
+        """
+        sent: list[str] = []
+
+        def resume_all() -> None:
+            before: str | None = None
+            for array in arrays:
+                job_id = array.job_id
+                if array.outcome in ("intent", "unknown", "void"):
+                    job_id = self.settle(array, is_sure=is_sure)
+                    if job_id is None:
+                        job_id = self._send_again(array, files.get(array.token, {}), secrets, self._after(before, ()))
+                        sent.append(array.token)
+                before = job_id if array.final is None else None
+
+        _uninterrupted(resume_all)
+        return sent
+
+    def settle(self, array: ArrayRecord, *, is_sure: bool = False) -> str | None:
+        """Find out whether a submission arrived: its job's id, or None on proof that it never did and never will.
+
+        It asks for a quarter of a minute, where only the scheduler's queue can tell.
+
+        Raises
+        ------
+        SubmissionUnknown
+            There is evidence neither way.
+        """
+        verdict = self._scheduler.void(array.token, self._folder, array.sends)
+        job_id = verdict.job_id
+        if job_id is None and not verdict.is_certain:
+            job_id = self._look_up(array)
+            memory = self._scheduler.memory
+            if job_id is None and memory is not None and time.time() - array.at > memory and not is_sure:
+                raise SubmissionUnknown(
+                    f"nobody can say whether Slurm accepted {array.token}: it was sent longer ago than Slurm remembers jobs "
+                    f"({memory:g} seconds), and there is no accounting. None of its trials began. "
+                    "If you know that it is not there, run.resume(force=True) sends it again"
+                )
+        if job_id is not None:
+            self._journal.settle(array.token, "submitted", job_id=job_id)
+        return job_id
+
+    # ---- one array ----------------------------------------------------------------------------
+
+    def _submit(self, array: ArrayRecord, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[str]) -> str:
+        """Send one array until it is known to have arrived, or to have been refused."""
+        send, left = array.sends, MOST_SENDS
+        while True:
+            send, left = send or self._journal.send(array.token), left - 1
+            try:
+                job_id = self._scheduler.submit(self._submission(array, send, files, secrets, dependencies))
+            except SubmissionVoided:  # by another process, which may have sent it meanwhile: the next sending finds it
+                if not left:
+                    raise
+            except SubmissionUnknown as error:
+                found = self._settle_now(replace(array, sends=send, at=time.time()), error)
+                if found is not None:
+                    return found
+                if not left:
+                    raise
+            else:
+                self._note_submitted(array, job_id)
+                return job_id
+            send = 0
+
+    def _note_submitted(self, array: ArrayRecord, job_id: str) -> None:
         try:
-            submit_all()
+            self._journal.settle(array.token, "submitted", job_id=job_id)
+        except JournalError as error:
+            raise JournalError(f"{array.token} is submitted, as job {job_id}, and attaching to the run finds it; but {error}") from error
+
+    def _send_again(self, array: ArrayRecord, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[str]) -> str:
+        try:
+            return self._submit(replace(array, sends=0), files, secrets, dependencies)
         except SubmissionUnknown as error:
-            journal.settle(arrays[len(done)].token, "unknown", words=str(error))
+            self._journal.settle(array.token, "unknown", words=str(error), unless_submitted=True)
             raise
         except ClusterError as error:
-            for refused in arrays[len(done) :]:
-                journal.settle(refused.token, "rejected", words=str(error))
-            transport.remove([f"{folder}/secrets/{refused.token}" for refused in arrays[len(done) :]])
-            for earlier in done:
-                journal.cancelled(earlier.token, earlier.tasks)
-                scheduler.cancel(ArrayHandle(str(earlier.job_id), folder, earlier.size), None)
+            self._journal.settle(array.token, "rejected", words=str(error))
+            self._transport.remove([f"{self._folder}/secrets/{array.token}"])
             raise
 
-    _uninterrupted(submit_whole)
+    def _withdraw(self, array: ArrayRecord, error: ClusterError) -> None:
+        """Cancel an array that was submitted before another was refused; where that can't be, the error says so."""
+        self._journal.cancelled(array.token, array.tasks)
+        try:
+            self._scheduler.cancel(ArrayHandle(str(array.job_id), self._folder, array.size), None)
+        except ClusterError as problem:
+            error.add_note(f"{array.token} had been submitted before, as job {array.job_id}, and may not be cancelled: {problem}")
+
+    def _settle_now(self, array: ArrayRecord, unclear: SubmissionUnknown) -> str | None:
+        """Settle a submission that got no clear answer; where that can't be, the first words of it stand."""
+        try:
+            return self.settle(array)
+        except ClusterError as error:
+            raise SubmissionUnknown(f"{unclear} ({error})") from error
+
+    def _submission(
+        self, array: ArrayRecord, send: int, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[str]
+    ) -> Submission:
+        job = type(self._job)(**{**self._job.given(), **array.options})
+        planned = self._job.directives()
+        secret_file = {f"secrets/{array.token}": secrets} if secrets is not None else {}
+        return Submission(
+            token=array.token,
+            folder=self._folder,
+            script=array.script,
+            tasks=array.tasks,
+            job=job,
+            files={**files, **secret_file},
+            is_retry=not files,
+            send=send,
+            args=array.args,
+            options=[option for option in job.directives() if option not in planned] if array.options else [],
+            dependencies=dependencies,
+        )
+
+    def _after(self, before: str | None, dependencies: Sequence[str]) -> list[str]:
+        """Let an array wait for the one before it, so that the throttle of one holds for both."""
+        waits = self._job.throttle and before is not None and "?" not in (self._job.dependency or "")
+        return [*dependencies, *([f"afterany:{before}"] if waits else [])]
+
+    def _look_up(self, array: ArrayRecord) -> str | None:
+        """Look a submission up until it is found, or the scheduler has answered for long enough without knowing it."""
+        answered: float | None = None
+        deadline = time.monotonic() + PATIENCE
+        problem = ""
+        while answered is None or time.monotonic() < answered + SETTLING:
+            if time.monotonic() > deadline + (SETTLING if answered is not None else 0):
+                raise SubmissionUnknown(f"nobody can say whether Slurm accepted {array.token}: {problem}")
+            try:
+                found = self._scheduler.find(array.token, self._folder)
+            except ClusterError as error:
+                problem, answered = str(error), None  # it counts from when somebody answers again
+            else:
+                if found is not None:
+                    return found
+                answered = answered if answered is not None else time.monotonic()
+            time.sleep(0.5)
+        return None
 
 
 def _uninterrupted(work: Callable[[], None]) -> None:
-    """Let work come to its end: Ctrl-C is heard after it."""
+    """Do work in a thread of its own; Ctrl-C is raised once it is done."""
     with ThreadPoolExecutor(1, thread_name_prefix="nexa-submit") as pool:
         future = pool.submit(work)
         interrupted: KeyboardInterrupt | None = None
@@ -88,33 +239,3 @@ def _uninterrupted(work: Callable[[], None]) -> None:
                 interrupted = interrupt
     if interrupted is not None:
         raise interrupted
-
-
-def read_secrets(job: Job) -> bytes | None:
-    """Take a job's secrets from the environment or ``.env``, as lines of bash.
-
-    Raises
-    ------
-    JobError
-        For one that is in neither; its name is told, never a value.
-    """
-    if not job.secrets:
-        return None
-    from nexa_sdk.scheduling.slurm.bash import quote
-
-    stored = _read_dotenv(Path(job.workdir or ".") / ".env") | _read_dotenv(Path(".env"))
-    lines = []
-    for name in job.secrets:
-        value = os.environ.get(name, stored.get(name))
-        if not value:
-            raise JobError(f"secrets: {name} is neither in the environment nor in .env; set it there, or leave it out")
-        lines.append(f"export {name}={quote(value)}\n")
-    return "".join(lines).encode()
-
-
-def _read_dotenv(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    from dotenv import dotenv_values
-
-    return {name: value for name, value in dotenv_values(path).items() if value is not None}

@@ -62,7 +62,7 @@ def of_results(sweep: Sweep, attempts: Sequence[Attempt], lines: Sequence[Sequen
 
 
 def _jobs(attempts: Sequence[Attempt]) -> list[str]:
-    return [attempt.name if attempt.job_id else "" for attempt in attempts]
+    return [attempt.job if attempt.job_id else "" for attempt in attempts]
 
 
 def _state_columns(attempts: Sequence[Attempt]) -> dict[str, Any]:

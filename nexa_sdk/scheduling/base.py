@@ -12,7 +12,7 @@ from nexa_sdk.states import State
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
 
-__all__ = ["ArrayHandle", "Check", "Limits", "Scheduler", "Submission", "TaskStatus"]
+__all__ = ["ArrayHandle", "Check", "Limits", "Scheduler", "Submission", "TaskStatus", "Verdict"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,14 @@ class Submission:
         The resources, for a scheduler that does not read ``#SBATCH`` lines.
     is_retry : bool
         Whether `token` and `tasks` are others than the script says.
-    after : str, optional
-        The id of a job that is to end first, so that the throttle of one holds for both.
+    send : int
+        The number of this sending of the token, counted from 1; see :meth:`Scheduler.void`.
+    args : sequence of str
+        What the script is given: the trials of a retry, where its tasks do not say them.
+    options : sequence of (str, str or None)
+        What sbatch is told otherwise than by the script, by long names: `job` has it as well.
+    dependencies : sequence of str
+        What is to happen first, as sbatch's ``--dependency`` has it: ``afterany:17``.
     """
 
     token: str
@@ -63,7 +69,29 @@ class Submission:
     job: Job
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # may hold secrets
     is_retry: bool = False
-    after: str | None = None
+    send: int = 1
+    args: Sequence[str] = ()
+    options: Sequence[tuple[str, str | None]] = ()
+    dependencies: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a submission that nobody saw confirmed.
+
+    Attributes
+    ----------
+    job_id : str or None
+        It arrived, as this job; None is that no sign of it was found.
+    is_certain : bool
+        Whether "no sign" is a proof. Else only the scheduler's queue, asked for a while, gives one.
+    age : float
+        The seconds that have passed since nothing more could arrive.
+    """
+
+    job_id: str | None
+    is_certain: bool
+    age: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +108,7 @@ class TaskStatus:
     """What is known of a task.
 
     `exit_code` is as a shell says it: 128 + n after signal n. Times are seconds since the epoch.
+    `earlier` are its executions before it was requeued, the oldest first.
     """
 
     state: State
@@ -88,6 +117,7 @@ class TaskStatus:
     end: float | None = None
     node: str = ""
     reason: str = ""
+    earlier: tuple[TaskStatus, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,14 +164,31 @@ class Scheduler(ABC):
             The scheduler said no, in its own words; nothing was submitted.
         SubmissionUnknown
             It may have been accepted.
+        SubmissionVoided
+            Another process has voided this sending.
         """
 
     @abstractmethod
     def find(self, token: str, folder: str) -> str | None:
-        """Find a submission by its token: its job's id, or None on proof that there is none.
+        """Find a submission by its token: its job's id, or None where there is no sign of it now.
 
         Raises
         ------
+        ClusterError
+            When nobody could be asked.
+        """
+
+    @abstractmethod
+    def void(self, token: str, folder: str, send: int) -> Verdict:
+        """Keep sendings of a token up to number `send` from being submitted, if they have not been yet.
+
+        Afterwards it is settled whether they were given to the scheduler: a process that died, or a
+        line that was cut, leaves nothing that could arrive later.
+
+        Raises
+        ------
+        SubmissionUnknown
+            One is being submitted right now.
         ClusterError
             When nobody could be asked.
         """

@@ -21,9 +21,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nexa_sdk.errors import ClusterError, SubmissionRejected
+from nexa_sdk.errors import ClusterError, SubmissionRejected, SubmissionVoided
 from nexa_sdk.scheduling import supervisor
-from nexa_sdk.scheduling.base import ArrayHandle, Check, Limits, Scheduler, Submission, TaskStatus
+from nexa_sdk.scheduling.base import ArrayHandle, Check, Limits, Scheduler, Submission, TaskStatus, Verdict
 from nexa_sdk.scheduling.environment import for_trials
 from nexa_sdk.states import State
 from nexa_sdk.tasks import parse_tasks
@@ -76,10 +76,13 @@ class LocalScheduler(Scheduler):
             raise SubmissionRejected(f"this machine can't run it: {'; '.join(problems)}")
         folder = Path(submission.folder)
         try:
-            _lay_down(folder, submission.files)
             with _locked(folder / "local" / "submit.lock"):
-                if (known := self.find(submission.token, submission.folder)) is not None:
+                if (known := self._settled(submission.token, folder)) is not None:
                     return known
+                void = folder / "local" / f"{submission.token}.void"
+                if void.exists() and int(void.read_text()) >= submission.send:
+                    raise SubmissionVoided(f"{submission.token}: another process gave this sending up")
+                _lay_down(folder, submission.files)
                 return self._supervise(submission, folder)
         except (OSError, subprocess.CalledProcessError) as error:
             raise SubmissionRejected(
@@ -110,6 +113,7 @@ class LocalScheduler(Scheduler):
             "env": for_trials(os.environ),
         }
         path = folder / "local" / f"{submission.token}.json"
+        path.with_suffix(".fifo").unlink(missing_ok=True)  # of a submitter that died
         os.mkfifo(path.with_suffix(".fifo"), 0o600)
         _write(path, json.dumps(spec).encode(), 0o600)
         ready, told = os.pipe()
@@ -149,11 +153,42 @@ class LocalScheduler(Scheduler):
         return str(last + 1)
 
     def find(self, token: str, folder: str) -> str | None:
-        """Find a submission by the file that its supervisor began from."""
+        """Find a submission whose supervisor has begun."""
+        job_id, has_begun = self._look(Path(folder) / "local" / f"{token}.json")
+        return job_id if has_begun else None
+
+    def void(self, token: str, folder: str, send: int) -> Verdict:
+        """Keep a supervisor that has not begun from beginning; see the base class."""
         try:
-            return str(json.loads((Path(folder) / "local" / f"{token}.json").read_bytes())["job_id"])
-        except FileNotFoundError:
+            with _locked(Path(folder) / "local" / "submit.lock"):
+                job_id = self._settled(token, Path(folder))
+                if job_id is None:
+                    _write(Path(folder) / "local" / f"{token}.void", str(send).encode(), 0o600)
+        except OSError as error:
+            raise ClusterError(f"the run's folder {folder} can't be written: {error}") from error
+        return Verdict(job_id, is_certain=True)
+
+    def _settled(self, token: str, folder: Path) -> str | None:
+        """Find a submission; one whose submitter died before a supervisor began is undone. submit.lock is held."""
+        spec = folder / "local" / f"{token}.json"
+        job_id, has_begun = self._look(spec)
+        if job_id is not None and not has_begun:
+            spec.unlink()  # a supervisor that comes late finds it gone, and ends
             return None
+        return job_id
+
+    def _look(self, spec: Path) -> tuple[str | None, bool]:
+        """Return the job id that a supervisor was to begin with, and whether it has begun."""
+        try:
+            job_id = str(json.loads(spec.read_bytes())["job_id"])
+        except FileNotFoundError:
+            return None, False
+        with open(spec.with_suffix(".lock"), "ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return job_id, True  # it lives
+            return job_id, spec.with_suffix(".events").exists()
 
     @property
     def memory(self) -> float | None:
@@ -328,7 +363,7 @@ def _cores() -> int:
 
 
 def _lay_down(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name in ("logs", "tasks", "results", "local"):
+    for name in ("logs", "tasks", "results", "submitted", "local"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         is_secret = name.startswith("secrets/")

@@ -94,6 +94,8 @@ class Supervisor:
         # Locked before there are events: a lock that is free beside them means a death.
         self.lock = os.open(self.base + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self.lock, fcntl.LOCK_EX)
+        if not os.path.exists(spec_path):  # its submitter died, and somebody undid the submission meanwhile
+            raise SystemExit(0)
         self.events = open(self.base + ".events", "a", buffering=1)
 
     # ---- what it writes down -------------------------------------------------------------------

@@ -192,16 +192,17 @@ def test_a_crash_before_sbatch_leaves_a_run_that_never_was(slurm: Cluster, progr
     with sqlite3.connect(Journal().path) as journal:
         journal.execute("UPDATE arrays SET at = at - 200")  # time passes
     journal.close()
-    table = attach(lost).status()
-    assert table["state"].tolist() == ["CANCELLED", "CANCELLED"]
-    assert all("never submitted" in reason for reason in table["reason"])
+    assert states(attach(lost)) == ["UNKNOWN", "UNKNOWN"], "sbatch had begun: the queue is to be asked a while longer"
+    wait_until(lambda: states(attach(lost)) == ["CANCELLED", "CANCELLED"])
+    assert all("never submitted" in reason for reason in attach(lost).status()["reason"])
     assert jobs_named(f"{lost}-0") == []
 
     sbatch('exec "$sbatch" "$@"')
     run = slurm.launch(sweep, job)
-    assert run.id != lost
+    assert run.id == lost, "the launch that was cut short is made whole"
     run.wait(timeout=60)
     assert str(run.logs(1)) == "ran\n"
+    assert len(jobs_named(f"{lost}-0")) == 1
 
 
 # ---- the submission is refused ---------------------------------------------------------------------

@@ -86,10 +86,10 @@ def test_a_type_checker_sees_the_same_names_in_the_same_places() -> None:
 # A file imports from floors below, or from its own folder without circles.
 FLOORS = [
     # values: no I/O
-    "errors states values variables command_line written distributions space passing sweep walltime tasks job cost_report settings display yaml_lines definition",
-    "transports journal code_version",  # how a command reaches a machine; what was submitted
+    "errors states values variables command_line written distributions space passing sweep walltime tasks records job cost_report settings display yaml_lines definition",
+    "transports journal journal_file code_version",  # how a command reaches a machine; what was submitted
     "scheduling containers monitoring provisioning",  # four wings; none imports another
-    "plan program_checks cluster run attempts submission tables container",  # objects that act, and what a run is made of
+    "plan program_checks cluster run attempts task_records waiting submission job_secrets tables container",  # objects that act, and what a run is made of
     "operations",  # the specification's functions, thin over the objects
     "verbs",  # what %nexa and the console command share
     "notebook cli __main__",
@@ -100,7 +100,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 LOOKS_UPSTAIRS = {
     ("nexa_sdk", "load_ipython_extension", "nexa_sdk.notebook.magics"),
     ("nexa_sdk", "unload_ipython_extension", "nexa_sdk.notebook.magics"),
-    ("nexa_sdk.run", "Run.wait", "nexa_sdk.notebook.live"),
+    ("nexa_sdk.waiting", "wait", "nexa_sdk.notebook.live"),
     ("nexa_sdk.run", "Run.watch", "nexa_sdk.notebook.live"),
     ("nexa_sdk.scheduling.slurm.batch", "prepare_slurm_batch", "nexa_sdk.cluster"),
 }

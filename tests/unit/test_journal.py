@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from nexa_sdk.errors import JournalError, RunNotFound
-from nexa_sdk.journal import ArrayRecord, Journal, RunRecord
+from nexa_sdk.journal import Journal
+from nexa_sdk.records import ArrayRecord, RunRecord
+from nexa_sdk.tasks import parse_tasks
 
 
 def run(run_id: str = "train-000001", digest: str = "d", created: float = 1.0) -> RunRecord:
@@ -19,7 +21,9 @@ def run(run_id: str = "train-000001", digest: str = "d", created: float = 1.0) -
 
 
 def array(run_id: str = "train-000001", n: int = 0, tasks: str = "0-2") -> ArrayRecord:
-    return ArrayRecord(f"{run_id}-{n}", run_id, "job-0.sbatch", 0, tasks, "intent", None, "", time.time(), None)
+    return ArrayRecord(
+        token=f"{run_id}-{n}", run=run_id, script="job-0.sbatch", first=0, tasks=tasks, at=time.time(), count=len(parse_tasks(tasks))
+    )
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_one_of_a_newer_version_is_refused_and_left_as_it_is(journal: Journal) -
         connection.execute("PRAGMA user_version = 99")
     before = journal.path.read_bytes()
     for attempt in (lambda: journal.begin(run("b-1"), {}, []), lambda: journal.runs()):
-        with pytest.raises(JournalError, match=r"newer nexa_sdk \(format 99, this one knows 1\); upgrade it"):
+        with pytest.raises(JournalError, match=r"newer nexa_sdk \(format 99, this one knows 2\); upgrade it"):
             attempt()
     assert journal.path.read_bytes() == before
 
@@ -118,11 +122,11 @@ def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
 
 def test_several_kernels_write_at_once(journal: Journal) -> None:
     code = (
-        "import sys; from pathlib import Path; from nexa_sdk.journal import *\n"
+        "import sys; from pathlib import Path; from nexa_sdk.journal import *; from nexa_sdk.records import *\n"
         f"journal = Journal(Path({str(journal.path)!r}))\n"
         "for n in range(20):\n"
         "    run = f'r{sys.argv[1]}-{n}'\n"
-        "    journal.begin(RunRecord(run, 'local', '/', 'd', 1, n), {}, [ArrayRecord(run + '-0', run, 's', 0, '0', 'intent', None, '', 0.0, None)])\n"
+        "    journal.begin(RunRecord(run, 'local', '/', 'd', 1, n), {}, [ArrayRecord(token=run + '-0', run=run, script='s', first=0, tasks='0', at=0.0, count=1)])\n"
         "    journal.settle(run + '-0', 'submitted', job_id='1')\n"
         "print(journal.begin(RunRecord('shared', 'local', '/', 'd', 1, 0), {}, []))\n"
     )

@@ -14,8 +14,9 @@ from test_script import TELL, received, run_task, script_of
 
 from nexa_sdk import Cluster, Job, Sweep
 from nexa_sdk.errors import InvalidInput, JobError, SweepError
-from nexa_sdk.journal import Journal, RunRecord
+from nexa_sdk.journal import Journal
 from nexa_sdk.passing import argv
+from nexa_sdk.records import RunRecord
 
 
 def check_trials(sweep: Sweep, folder: Path) -> None:

@@ -113,6 +113,15 @@ _ENDING = """\
 fail() { echo "nexa: $*" >&2; exit 78; }
 [[ -d $run/tasks ]] || fail "the run's folder $run is not visible on $HOSTNAME"
 
+# should this array have been submitted twice, the job that starts first carries its trials
+claim=$run/submitted/$SLURM_JOB_NAME.claim
+if [[ ! -e $claim ]]; then
+  echo "$SLURM_ARRAY_JOB_ID" > "$claim-$job" && ln "$claim-$job" "$claim" 2>/dev/null
+  rm -f "$claim-$job"
+fi
+read -r claimed 2>/dev/null < "$claim" || claimed=$SLURM_ARRAY_JOB_ID
+[[ $claimed == "$SLURM_ARRAY_JOB_ID" ]] || fail "job $claimed carries these trials; this is its double"
+
 # one small record a task: <job>_<task>.started, then <job>_<task>.json
 started=$(date +%s)
 node=${SLURMD_NODENAME:-$HOSTNAME}

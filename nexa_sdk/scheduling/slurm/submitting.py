@@ -1,0 +1,180 @@
+"""Submit an array by sbatch, and find out whether one that got no clear answer was accepted.
+
+What is done on the cluster's side is one short shell script each, over whatever transport. Beside
+the run's files, ``submitted/`` holds for each array, by its token:
+
+``<token>``
+    The job's id. Whoever submits the same token again gets this, and submits nothing.
+``<token>.lock``
+    Locked (flock) while a submission is under way, by the shell and by sbatch itself: it holds
+    longer than the kernel that started them.
+``<token>.begun``
+    Sbatch was started; until the id is known nobody but Slurm can say what came of it.
+``<token>.void``
+    Sendings up to this number came too late: they must not be submitted any more; and since when.
+``<token>.claim``
+    The job whose tasks carry the array's trials, written by the first that starts; see the script.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from nexa_sdk.errors import ClusterNotFound, CommandFailed, CommandTimeout, SubmissionRejected, SubmissionUnknown, SubmissionVoided
+from nexa_sdk.scheduling.base import Submission, Verdict
+from nexa_sdk.transports.base import Completed
+
+if TYPE_CHECKING:
+    from nexa_sdk.transports.base import Transport
+
+__all__ = ["submit", "void"]
+
+# seconds: a controller that is down is waited for by sbatch for 10; a full one (MaxJobCount) for ever
+SUBMIT = 60.0
+
+# A script that came through a pipe and was cut short would be submitted and run: so a file first,
+# and a look whether it is whole. Exit statuses of its own are above those of sbatch (1 and 255).
+_SUBMIT = r"""
+folder=$1 script=$2 size=$3 token=$4 send=$5 packed=$6
+shift 6
+mkdir -p -- "$folder/submitted" && cd -- "$folder" || exit 73
+mark=submitted/$token
+true >> "$mark.lock" || exit 73
+exec 9> "$mark.lock"
+flock -w 30 -E 75 9 2> /dev/null
+[ $? -ne 75 ] || exit 75
+if [ -s "$mark" ]; then cat "$mark"; exit; fi
+void=0
+[ ! -e "$mark.void" ] || read -r void since < "$mark.void"
+[ "$void" -lt "$send" ] || exit 76
+if [ "$packed" = yes ]; then tar -xpof - || exit 74; fi
+if [ "$size" != - ]; then
+  [ "$(wc -c < "$script")" -eq "$size" ] || { echo "$script arrived cut short" >&2; exit 74; }
+fi
+true > "$mark.begun" || exit 73
+id=$("$@") || exit $?
+case $id in # else something else spoke first: the job is looked up by its name
+  [0-9]*) echo "$id" > "$mark.begun" && mv -f "$mark.begun" "$mark" ;;
+esac
+echo "$id"
+"""
+_NO_FOLDER, _NO_FILES, _BUSY, _VOID_ALREADY = 73, 74, 75, 76
+
+_VOID = r"""
+folder=$1 token=$2 send=$3 known=yes
+[ -d "$folder/submitted" ] || known=no
+mkdir -p -- "$folder/submitted" && cd -- "$folder" || exit 73
+mark=submitted/$token
+true >> "$mark.lock" || exit 73
+exec 9> "$mark.lock"
+flock -w 20 -E 75 9 2> /dev/null
+[ $? -ne 75 ] || exit 75
+for proof in "$mark" "$mark.claim"; do
+  if [ -s "$proof" ]; then echo "submitted $(cat "$proof")"; exit; fi
+done
+now=$(date +%s) old=0 since=0
+[ ! -e "$mark.void" ] || read -r old since < "$mark.void"
+[ "$old" = "$send" ] || since=$now
+echo "$send $since" > "$mark.void.part" && mv -f "$mark.void.part" "$mark.void" || exit 73
+if [ "$known" = no ] || [ -e "$mark.begun" ]; then echo "begun $((now - since))"; else echo never; fi
+"""
+
+# The words of a "no" that is none, or that may not have been the last (facts of six versions).
+_MAYBE = re.compile(r"timed out|Zero Bytes were transmitted|Connection reset|unexpected message|sleeping and retrying")
+_NOBODY_THERE = re.compile(r"Unable to contact|connect failure|Munge|authentication|establish a configuration|Connection refused")
+
+
+def submit(transport: Transport, submission: Submission, environment: Mapping[str, str]) -> str:
+    """Lay the files down, submit, and return the job's id; see :meth:`Scheduler.submit`."""
+    script = submission.files.get(submission.script)
+    options = [f"--{name}" if value is None else f"--{name}={value}" for name, value in _retold(submission)]
+    argv = [
+        *("sh", "-c", _SUBMIT, "nexa-submit", submission.folder, submission.script, str(len(script)) if script is not None else "-"),
+        *(submission.token, str(submission.send), "yes" if submission.files else "no"),
+        *("sbatch", "--parsable", *options, submission.script, *submission.args),
+    ]
+    try:
+        answer = transport.run(argv, env=environment, stdin=pack(submission.files), timeout=SUBMIT)
+    except CommandTimeout as error:
+        raise _unknown(submission.token, str(error)) from error
+    if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout)):
+        return match[1]
+    if answer.returncode == 0:
+        raise _unknown(submission.token, f"sbatch printed no job id, but {answer.stdout.strip()!r}")
+    raise _refused(submission, answer)
+
+
+def _refused(submission: Submission, answer: Completed) -> Exception:
+    words = answer.stderr.strip() or f"sbatch ended with exit status {answer.returncode} and said nothing"
+    if answer.returncode in (_NO_FOLDER, _NO_FILES):
+        return SubmissionRejected(
+            f"the run's folder {submission.folder} can't be written: {words}. Choose another with Cluster(…, runs='/a/folder')"
+        )
+    if answer.returncode == _BUSY:
+        return _unknown(submission.token, "another process is submitting it, and does not come to an end")
+    if answer.returncode == _VOID_ALREADY:
+        return SubmissionVoided(f"{submission.token}: another process gave this sending up")
+    if answer.returncode == 127:
+        return ClusterNotFound(f"there is no sbatch on this machine's PATH: {words}")
+    if _MAYBE.search(words) or answer.returncode < 0 or 128 < answer.returncode < 255:
+        return _unknown(submission.token, words)
+    if _NOBODY_THERE.search(words):
+        return SubmissionRejected(f"Slurm does not answer, and nothing was submitted: {words}")
+    return SubmissionRejected(f"sbatch refused {submission.token}, and nothing was submitted: {words}")
+
+
+def _unknown(token: str, words: str) -> SubmissionUnknown:
+    return SubmissionUnknown(
+        f"nobody can say whether Slurm accepted {token}: {words}. It is not sent again unasked; run.status() looks it up by its name, "
+        "and run.resume() sends it once it is sure that it never arrived"
+    )
+
+
+def void(transport: Transport, token: str, folder: str, send: int, environment: Mapping[str, str]) -> Verdict:
+    """Keep what is still on its way from being submitted; see :meth:`Scheduler.void`."""
+    answer = transport.run(["sh", "-c", _VOID, "nexa-void", folder, token, str(send)], env=environment, timeout=SUBMIT)
+    if answer.returncode == _BUSY:
+        raise SubmissionUnknown(f"{token} is being submitted by another process right now; ask again in a minute")
+    if answer.returncode:
+        raise CommandFailed("sh", answer.returncode, f"{folder}: {answer.stderr.strip()}")
+    word, _, number = answer.stdout.strip().partition(" ")
+    if word == "begun":
+        return Verdict(None, is_certain=False, age=float(number))
+    match = re.match(r"\d+", number)
+    return Verdict(match[0] if match else None, is_certain=True)
+
+
+def _retold(submission: Submission) -> Iterator[tuple[str, str | None]]:
+    """Say what sbatch is told otherwise than by the script: the command line wins."""
+    job = submission.job
+    if submission.is_retry:
+        yield "job-name", submission.token
+        yield "array", submission.tasks + (f"%{job.throttle}" if job.throttle else "")
+    yield from submission.options
+    dependencies = [job.dependency, *submission.dependencies]
+    if submission.dependencies:
+        yield "dependency", ",".join(filter(None, dependencies))
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """Pack a run's files for its folder, with the folders that its tasks write to."""
+    if not files:
+        return b""
+    import tarfile
+
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        has_secrets = any(name.startswith("secrets/") for name in files)
+        for folder in ("logs", "tasks", "results", *(["secrets"] if has_secrets else [])):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o700 if folder == "secrets" else 0o755, int(time.time())
+            archive.addfile(entry)
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.mtime = len(content), 0o600 if name.startswith("secrets/") else 0o644, int(time.time())
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
