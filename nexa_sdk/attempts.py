@@ -9,10 +9,9 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexa_sdk.errors import ClusterError, JournalError, RunNotFound
 from nexa_sdk.scheduling.base import ArrayHandle, TaskStatus
@@ -36,8 +35,7 @@ ARRIVING = 90.0  # seconds that a submission may be under way: its time limit, a
 Statuses = dict[tuple[int, int], TaskStatus]  # by task and slot
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):  # a run may have 10⁵ of them, made anew at each look
     """One execution of a trial.
 
     Attributes
@@ -55,7 +53,7 @@ class Attempt:
 
     trial: int
     number: int
-    array: ArrayRecord = field(repr=False)
+    array: ArrayRecord
     task: int
     slot: int | None
     status: TaskStatus
@@ -220,32 +218,30 @@ class Attempts:
         # Slurm shows exit codes above 128 in two ways, and without accounting none at all.
         unclear = [task for task in tasks if task not in answer or _lacks_exit_code(answer[task])]
         records = self._records.of_tasks([f"{array.job_id}_{task}" for task in unclear]) if unclear else {}
-        found: dict[int, TaskStatus] = {}
-        for task in tasks:
-            status = answer.get(task)
-            if status is None:
-                status = judge(records.get(f"{array.job_id}_{task}"), was_cancelled=task in cancelled)
-            elif not status.state.is_terminal:
-                self._records.forget(f"{array.job_id}_{task}")  # requeued: another record will come
-            elif _lacks_exit_code(status):
-                status = complete(status, records.get(f"{array.job_id}_{task}"), self._folder)
-            found[task] = status
+        going = [task for task, status in answer.items() if not status.state.is_terminal]
+        self._records.forget([f"{array.job_id}_{task}" for task in going])  # requeued: another record will come
+        found = {task: answer[task] for task in tasks if task in answer}
+        for task in unclear:
+            status, record = answer.get(task), records.get(f"{array.job_id}_{task}")
+            found[task] = judge(record, was_cancelled=task in cancelled) if status is None else complete(status, record, self._folder)
         return found
 
     def _arrange(self, arrays: Sequence[ArrayRecord], statuses: Mapping[str, Statuses]) -> None:
         everything: list[Attempt] = []
-        counts: Counter[int] = Counter()
+        last: dict[int, Attempt] = {}
         for array in arrays:
             known = statuses[array.token]
             is_packed, is_unsent = array.pack > 1, array.outcome in ("rejected", "void")
             for task, slot, trial in array.places():
-                if is_unsent and counts[trial]:  # a retry that never went out is no attempt
+                before = last.get(trial)
+                if is_unsent and before is not None:  # a retry that never went out is no attempt
                     continue
                 status = known[task, slot]
+                number = before.number if before is not None else 0
                 for execution in (*status.earlier, status):
-                    counts[trial] += 1
-                    everything.append(Attempt(trial, counts[trial], array, task, slot if is_packed else None, execution))
-        last = {attempt.trial: attempt for attempt in everything}
+                    number += 1
+                    last[trial] = Attempt(trial, number, array, task, slot if is_packed else None, execution)
+                    everything.append(last[trial])
         self.all = everything
         self.last = [last[trial] for trial in sorted(last)]
 

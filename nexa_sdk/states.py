@@ -34,7 +34,7 @@ class State(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether the trial will not go on by itself."""
-        return self is State.COMPLETED or self.is_failure
+        return self in _TERMINAL
 
     @property
     def is_failure(self) -> bool:
@@ -63,6 +63,8 @@ _FAILURES = frozenset(
         State.DEADLINE,
     }
 )
+
+_TERMINAL = _FAILURES | {State.COMPLETED}
 
 # States that squeue shows and that mean, for a trial, one of those above.
 _OTHER_WORDS = {

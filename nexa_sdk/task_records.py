@@ -41,9 +41,10 @@ class TaskRecords:
         files = self._transport.read_many(self._folder, [f"{name}.started" for name in begun]) if begun else {}
         return {**found, **{name.removesuffix(".started"): json.loads(content) for name, content in files.items() if content.strip()}}
 
-    def forget(self, name: str) -> None:
-        """Forget how a task ended: it runs again, and will write anew."""
-        self._ended.pop(name, None)
+    def forget(self, names: Sequence[str]) -> None:
+        """Forget how tasks ended: they run again, and will write anew."""
+        for name in names if self._ended else ():
+            self._ended.pop(name, None)
 
     def of_slots(self, names: Sequence[str]) -> dict[str, dict[int, Record]]:
         """Return the records of packed tasks' trials, by ``<job>_<task>`` and slot: the last line of each."""

@@ -9,12 +9,26 @@ from collections.abc import Callable, Sequence
 
 from nexa_sdk.scheduling.base import ArrayHandle, Scheduler, TaskStatus
 
-__all__ = ["Subscription", "Watcher"]
+__all__ = ["Clock", "Subscription", "Watcher"]
 
 Answer = dict[str, dict[int, TaskStatus]]
 
 SHORTEST, GROWTH = 0.5, 1.4  # seconds between questions; they grow while nothing changes
 AFTER_TROUBLE = 5.0  # seconds at least until a cluster that did not answer is asked again
+KEPT = 300.0  # seconds that an answer is kept of what nobody asks for any more
+SHARE = 0.1  # of the time at most is spent asking: a controller that limits rates answers late, and says nothing
+
+
+class Clock:
+    """Time, as the poller sees it; a test brings one that does not wait."""
+
+    def now(self) -> float:
+        """Return seconds that only grow."""
+        return time.monotonic()
+
+    def wait_for(self, condition: threading.Condition, holds: Callable[[], bool], seconds: float) -> None:
+        """Wait until a condition holds, so many seconds at most; it is locked."""
+        condition.wait_for(holds, timeout=seconds)
 
 
 class Subscription:
@@ -33,11 +47,13 @@ class Subscription:
 class Watcher:
     """Asks a scheduler, and remembers the answer for everybody.
 
-    A thread asks by itself only while there are subscriptions.
+    A thread asks by itself only while there are subscriptions: soon after a change, more and more
+    seldom while nothing changes, and never more than a tenth of the time.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, clock: Clock | None = None) -> None:
         self.scheduler = scheduler
+        self._clock = clock or Clock()
         self._asking = threading.Lock()
         self._answers: Answer = {}
         self._asked_at: dict[str, float] = {}
@@ -55,21 +71,25 @@ class Watcher:
         ClusterError
             When the scheduler does not answer.
         """
-        wanted_since = time.monotonic() - max_age
+        wanted_since = self._clock.now() - max_age
         with self._asking:  # who waited here finds the answer that the other got
             if any(self._asked_at.get(array.job_id, -1e9) < wanted_since for array in arrays):
                 everyone = {array.job_id: array for array in [*arrays, *self._watched()]}
-                began = time.monotonic()
+                began = self._clock.now()
                 self._answers.update(self.scheduler.poll(list(everyone.values())))
                 self._asked_at.update(dict.fromkeys(everyone, began))
+                self._drop([job_id for job_id, at in self._asked_at.items() if at < began - KEPT])
             return {array.job_id: self._answers.get(array.job_id, {}) for array in arrays}
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Drop arrays that have ended: nobody asks for them again."""
         with self._asking:
-            for job_id in job_ids:
-                self._answers.pop(job_id, None)
-                self._asked_at.pop(job_id, None)
+            self._drop(job_ids)
+
+    def _drop(self, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            self._answers.pop(job_id, None)
+            self._asked_at.pop(job_id, None)
 
     def subscribe(self, arrays: Callable[[], Sequence[ArrayHandle]], heard: Callable[[], None]) -> Subscription:
         """Call `heard` after each question, from the poller's thread, until the subscription closes."""
@@ -113,6 +133,7 @@ class Watcher:
                 if not self._subscriptions:
                     self._thread = None
                     return
+            began = self._clock.now()
             try:
                 now = self.ask(self._watched())
             except Exception:  # noqa: BLE001  not swallowed: who listens asks in turn, gets the same, and says it
@@ -120,7 +141,9 @@ class Watcher:
             else:
                 interval = SHORTEST if now != before else min(self.scheduler.slowest, interval * GROWTH)
                 before = now
+            took = self._clock.now() - began
             self.tell()
             with self._changed:
                 count = len(self._subscriptions)
-                self._changed.wait_for(lambda known=count: len(self._subscriptions) != known, timeout=interval)  # type: ignore[misc]
+                pause = max(interval, took * (1 - SHARE) / SHARE)
+                self._clock.wait_for(self._changed, lambda known=count: len(self._subscriptions) != known, pause)  # type: ignore[misc]
