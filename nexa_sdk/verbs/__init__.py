@@ -18,7 +18,7 @@ from nexa_sdk.verbs.verb import Verb
 __all__ = ["Help", "Session", "Verb", "find", "overview", "parser_of", "perform", "verbs"]
 
 # In the order of the help: first what makes a run, then what follows it.
-_MODULES = ("connect", "sweep", "launch", "status", "watch", "logs", "cancel", "runs", "sandbox")
+_MODULES = ("connect", "sweep", "launch", "status", "watch", "logs", "cancel", "resume", "runs", "sandbox")
 
 
 @cache

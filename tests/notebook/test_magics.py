@@ -126,6 +126,7 @@ def test_help_shows_itself_and_ends_nothing(ip, capsys):
         "results",
         "cancel",
         "retry",
+        "resume",
         "runs",
         "attach",
         "sandbox",
