@@ -108,7 +108,8 @@ class TaskStatus:
     """What is known of a task.
 
     `exit_code` is as a shell says it: 128 + n after signal n. Times are seconds since the epoch.
-    `earlier` are its executions before it was requeued, the oldest first.
+    `earlier` are the executions before this one, the oldest first, where the task was requeued:
+    REQUEUED, PREEMPTED, NODE_FAIL, or as they had ended.
     """
 
     state: State

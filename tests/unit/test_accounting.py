@@ -46,7 +46,7 @@ def test_the_expected_start_of_a_pending_task_is_no_start() -> None:
         ("1_0|TIMEOUT|0:0|1|2|n1|None", State.TIMEOUT, None),
         ("1_0|CANCELLED by 1000|0:0|1|2|n1|None", State.CANCELLED, None),
         ("1_0|NODE_FAIL|1:0|1|2|n1|None", State.NODE_FAIL, None),
-        ("1_0|OUT_OF_MEMORY|0:125|1|2|n1|None", State.OUT_OF_MEMORY, 253),
+        ("1_0|OUT_OF_MEMORY|0:125|1|2|n1|None", State.OUT_OF_MEMORY, None),
         ("1_0|PREEMPTED|0:0|1|2|n1|None", State.PREEMPTED, None),
         ("1_0|RUNNING|0:0|1|Unknown|n1|None", State.RUNNING, None),
         ("1_0|SOMETHING_NEW|0:0|1|2|n1|None", State.UNKNOWN, None),

@@ -6,15 +6,16 @@ Text, not JSON: the text is the same from Slurm 20.11 to 26.05, the JSON of no t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import lru_cache
 
 from nexa_sdk.scheduling.base import TaskStatus
 from nexa_sdk.states import State
 from nexa_sdk.tasks import parse_tasks
 
-__all__ = ["SACCT_FIELDS", "SQUEUE_FORMAT", "Partition", "merge", "read_partitions", "read_sacct", "read_squeue"]
+__all__ = ["SACCT_FIELDS", "SQUEUE_FORMAT", "Partition", "has_begun", "merge", "read_partitions", "read_sacct", "read_squeue"]
 
 Tasks = dict[str, dict[int, TaskStatus]]
 
@@ -22,106 +23,182 @@ Tasks = dict[str, dict[int, TaskStatus]]
 SQUEUE_FORMAT = "%F|%K|%T|%S|%e|%N|%r"
 SACCT_FIELDS = "JobID,State,ExitCode,Start,End,NodeList,Reason"
 
+# Asked once for each of ten thousand rows, sets are faster than a state's properties.
+_TERMINAL = frozenset(state for state in State if state.is_terminal)
+_ENDS = _TERMINAL | {State.REQUEUED}  # of an execution
+
 
 def read_squeue(text: str) -> Tasks:
     """Read ``squeue -h -r -t all -o SQUEUE_FORMAT``."""
     found: Tasks = {}
+    job, tasks = "", dict[int, TaskStatus]()
     for line in text.splitlines():
-        fields = line.split("|", 6)
-        if len(fields) < 7:
+        row_job, _, rest = line.partition("|")
+        task, _, words = rest.partition("|")
+        status = _queued(words)
+        if status is None or not task.isdecimal():  # a collapsed row; -r leaves none, on no version
             continue
-        job, task, state_text, start, end, node, reason = fields
-        if not task.isdecimal():  # a collapsed row; -r leaves none, on no version
-            continue
-        state = State.read(state_text)
-        found.setdefault(job, {})[int(task)] = TaskStatus(
-            state,
-            start=_time(start) if state is not State.PENDING else None,  # else the expected start
-            end=_time(end) if state.is_terminal else None,  # else the limit
-            node=node,
-            reason=_reason(state, state_text, reason),
-        )
+        if row_job != job:
+            job, tasks = row_job, found.setdefault(row_job, {})
+        tasks[int(task)] = status
     return found
+
+
+# Of ten thousand rows most say the same as another: what waits waits for one thing, and much ends at once.
+@lru_cache(maxsize=16384)
+def _queued(words: str) -> TaskStatus | None:
+    fields = words.split("|", 4)
+    if len(fields) < 5:
+        return None
+    state_text, start, end, node, reason = fields
+    state = _state(state_text)
+    return TaskStatus(
+        state,
+        start=_time(start) if state is not State.PENDING else None,  # else the expected start
+        end=_time(end) if state in _TERMINAL else None,  # else the limit
+        node=node,
+        reason=_reason(state, state_text, reason),
+    )
 
 
 @dataclass(frozen=True)
 class Accounted:
-    """What sacct says of one job: tasks with rows of their own, and those in collapsed rows."""
+    """What sacct says of one job.
 
-    explicit: dict[int, TaskStatus]
-    collapsed: dict[int, TaskStatus]
+    Attributes
+    ----------
+    explicit : dict
+        The last row of each task that has rows of its own.
+    earlier : dict
+        Its rows before that, the oldest first: executions before it was requeued.
+    collapsed : dict
+        Tasks in rows that name several.
+    """
+
+    explicit: dict[int, TaskStatus] = field(default_factory=dict)
+    earlier: dict[int, list[TaskStatus]] = field(default_factory=dict)
+    collapsed: dict[int, TaskStatus] = field(default_factory=dict)
 
 
-_JOB_ID = re.compile(r"(\d+)_(?:(\d+)|\[([\d,:%-]+)\]?)")
+_COLLAPSED = re.compile(r"\[([\d,:%-]+)\]?")  # 20.11 cuts it, and so leaves out the bracket
 
 
 def read_sacct(text: str) -> dict[str, Accounted]:
-    """Read ``sacct -n -P -X --format=SACCT_FIELDS``.
-
-    Up to 23.11 a collapsed row goes on to name tasks that have left it: it counts only for tasks
-    without a row of their own.
-    """
+    """Read ``sacct -n -P -X -D --format=SACCT_FIELDS``."""
     found: dict[str, Accounted] = {}
+    job, accounted = "", Accounted()
     for line in text.splitlines():
-        fields = line.split("|", 6)
-        match = _JOB_ID.fullmatch(fields[0])
-        if len(fields) < 7 or not match:
+        name, _, words = line.partition("|")
+        row_job, _, task = name.partition("_")
+        several = None if task.isdecimal() else _COLLAPSED.fullmatch(task)
+        status = _accounted(words)
+        if status is None or not (several or task.isdecimal()):  # for some seconds a row may have its raw id
             continue
-        _, state_text, code, start, end, node, reason = fields
-        state = State.read(state_text)
-        status = TaskStatus(
-            state,
-            exit_code=_exit_code(state, code),
-            start=_time(start),
-            end=_time(end) if state.is_terminal else None,
-            node="" if node == "None assigned" else node,
-            reason=_reason(state, state_text, reason),
-        )
-        job = found.setdefault(match[1], Accounted({}, {}))
-        if match[2] is not None:
-            job.explicit[int(match[2])] = status
-        else:
-            job.collapsed.update(dict.fromkeys(parse_tasks(match[3].rstrip(",-")), status))
+        if row_job != job:
+            job, accounted = row_job, found.setdefault(row_job, Accounted())
+        if several:
+            accounted.collapsed.update(dict.fromkeys(parse_tasks(several[1].rstrip(",-")), status))
+            continue
+        number = int(task)
+        if number in accounted.explicit:
+            accounted.earlier.setdefault(number, []).append(accounted.explicit[number])
+        accounted.explicit[number] = status
     return found
+
+
+@lru_cache(maxsize=16384)
+def _accounted(words: str) -> TaskStatus | None:
+    fields = words.split("|", 5)
+    if len(fields) < 6:
+        return None
+    state_text, code, start, end, node, reason = fields
+    state = _state(state_text)
+    return TaskStatus(
+        state,
+        _exit_code(state, code),
+        _time(start),
+        _time(end) if state in _ENDS else None,
+        "" if node == "None assigned" else node,
+        _reason(state, state_text, reason),
+    )
+
+
+def has_begun(task: TaskStatus) -> bool:
+    """Whether accounting may know more of a task than the controller: BeginTime is why a requeued one waits."""
+    return task.state is not State.PENDING or task.reason == "BeginTime"
 
 
 def merge(asked: Iterable[str], queued: Tasks, accounted: dict[str, Accounted]) -> Tasks:
     """Join both answers: what the controller knows alive is so, what ended is as accounted.
 
     A task that only accounting knows, and as not ended, is left out: its row is late or was lost.
+    Up to 23.11 a collapsed row goes on naming tasks that have left it: it counts only for tasks
+    that have no row of their own.
     """
-    merged: Tasks = {}
-    for job in asked:
-        live = queued.get(job, {})
-        known = accounted.get(job, Accounted({}, {}))
-        tasks = {task: status for task, status in known.collapsed.items() if status.state.is_terminal}
-        tasks.update({task: status for task, status in live.items() if status.state.is_terminal})
-        tasks.update({task: status for task, status in known.explicit.items() if status.state.is_terminal})
-        tasks.update({task: status for task, status in live.items() if not status.state.is_terminal})
-        merged[job] = tasks
-    return merged
+    return {job: _merge(queued.get(job, {}), accounted.get(job, Accounted())) for job in asked}
 
 
+def _merge(live: dict[int, TaskStatus], known: Accounted) -> dict[int, TaskStatus]:
+    tasks = {
+        task: status
+        for task, status in known.collapsed.items()
+        if status.state in _TERMINAL and (task not in known.explicit or known.explicit[task].state is State.REQUEUED)
+    }
+    tasks.update(live)
+    for task, row in known.explicit.items():
+        now = live.get(task)
+        before: Sequence[TaskStatus] = known.earlier.get(task, ())
+        if row.state is State.REQUEUED or (now is not None and _is_before(row, now)):
+            before = (*before, row)
+        elif row.state in _TERMINAL and (now is None or now.state in _TERMINAL):
+            tasks[task] = row
+        if before and task in tasks:
+            tasks[task] = replace(tasks[task], earlier=tuple(each for each in before if each.state in _ENDS))
+    return tasks
+
+
+def _is_before(row: TaskStatus, now: TaskStatus) -> bool:
+    """Whether what accounting has is an execution before the one that the controller tells of.
+
+    The row of the present one may be some seconds late, and the controller's answer is a moment older.
+    """
+    if row.state not in _TERMINAL:
+        return False
+    if now.state is State.PENDING:
+        return row.state in (State.NODE_FAIL, State.PREEMPTED)
+    return row.end is not None and now.start is not None and now.start >= row.end and now.start != row.start
+
+
+_state = lru_cache(maxsize=256)(State.read)
+
+
+@lru_cache(maxsize=16384)
 def _time(text: str) -> float | None:
     return float(text) if text.isdecimal() and text != "0" else None
 
 
+# 53: slurmd could not open the log (22.05). 125: the step ran out of memory.
+_NO_SIGNALS = (53, 125)
+
+
+@lru_cache(maxsize=1024)
 def _exit_code(state: State, text: str) -> int | None:
     code, _, signal = text.partition(":")
-    if not state.is_terminal or not code.isdecimal():
+    if state not in _TERMINAL or not code.isdecimal():
         return None
     if signal.isdecimal() and int(signal):
-        return 128 + int(signal)
+        return 128 + int(signal) if int(signal) not in _NO_SIGNALS else None
     # A limit or a cancel leaves 0:0, which is no exit code of the program's.
     return int(code) if state in (State.COMPLETED, State.FAILED) else None
 
 
+@lru_cache(maxsize=1024)
 def _reason(state: State, state_text: str, reason: str) -> str:
     by = re.fullmatch(r"CANCELLED by (\S+)", state_text.strip())
     if by:
         return f"cancelled by uid {by[1]}"
     # What has ended still carries why it once waited (BeginTime), or an exit code's name.
-    return "" if reason == "None" or (state.is_terminal and reason != "JobLaunchFailure") else reason
+    return "" if reason == "None" or (state in _ENDS and reason != "JobLaunchFailure") else reason
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Literal
 
 from nexa_sdk.errors import SandboxError
 
-__all__ = ["CLUSTER", "SandboxSite", "SandboxSpec", "configuration", "free_ports", "loopback_address"]
+__all__ = ["CLUSTER", "DATABASE", "SandboxSite", "SandboxSpec", "configuration", "free_ports", "loopback_address"]
 
 CLUSTER = "sandbox"
+DATABASE = "slurm_acct_db"
 
 # Below the kernel's range for outgoing connections (32768-60999), which would take a port at any moment.
 _PORTS = range(20000, 32000)
@@ -308,4 +309,4 @@ def _slurmdbd_conf(spec: SandboxSpec, site: SandboxSite) -> Iterator[str]:
     yield "StorageHost=localhost"  # through the socket that MYSQL_UNIX_PORT names
     yield "StorageUser=slurm"
     yield "StoragePass=none"  # MariaDB asks for none; its socket lies in a folder of mode 0700
-    yield "StorageLoc=slurm_acct_db"
+    yield f"StorageLoc={DATABASE}"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nexa_sdk.errors import SandboxError, nearest
 from nexa_sdk.scheduling.environment import for_trials
-from nexa_sdk.scheduling.slurm.sandbox.config import CLUSTER, SandboxSite, SandboxSpec, free_ports, loopback_address
+from nexa_sdk.scheduling.slurm.sandbox.config import CLUSTER, DATABASE, SandboxSite, SandboxSpec, free_ports, loopback_address
 from nexa_sdk.scheduling.slurm.sandbox.daemon import Daemon, end, kill_leftovers, wait_until
 from nexa_sdk.scheduling.slurm.sandbox.folder import SandboxFolder, SandboxRecord
 from nexa_sdk.scheduling.slurm.sandbox.programs import (
@@ -212,6 +212,9 @@ class Sandbox:
         if daemon.name == "mariadb":
             if not (self.folder / "db" / "mysql").exists():
                 self._run(daemon, database_command(self.folder))
+                # A folder is a database. slurmdbd would make it after a first connection that finds none, and
+                # with the client library of MariaDB 11.8.9 that connection then takes no answer (error 5027).
+                (self.folder / "db" / DATABASE).mkdir(mode=0o700)
             (self.folder / "db" / "mysql.sock").unlink(missing_ok=True)  # one that was killed leaves it
         daemon.pid_file.unlink(missing_ok=True)
         self._run(daemon, daemon_command(daemon.name, self.folder))
