@@ -133,7 +133,9 @@ def test_retry_runs_the_failed_trials_alone_and_keeps_every_attempt(slurm: Clust
 
 
 def test_exit_codes_are_the_programs_own(slurm: Cluster, program) -> None:
-    run = slurm.launch(Sweep(program("sys.exit(int(sys.argv[2]))"), {"code": [0, 1, 127, 137, 255]}), time="0:05:00").wait(check=False, timeout=60)
+    run = slurm.launch(Sweep(program("sys.exit(int(sys.argv[2]))"), {"code": [0, 1, 127, 137, 255]}), time="0:05:00").wait(
+        check=False, timeout=60
+    )
     assert run.status()["exit_code"].tolist() == [0, 1, 127, 137, 255]
     assert states(run) == ["COMPLETED", *["FAILED"] * 4]
 
@@ -291,11 +293,40 @@ def test_more_trials_than_an_array_may_have(slurm: Cluster) -> None:
 
 # ---- any text as a value -----------------------------------------------------------------------
 
-NASTY = ["", " ", "a b", "-x", "--", "$(touch pwned)", "`id`", "*", "~", "'", '"', "\\", "\n", "a\r\nb", "\t", "$HOME", "!!", "#x", "{}", "\x01", "\x7f", "é漢字🙂", "\u2028", "%j %A", "a'b\"c$d`e\\f"]
+NASTY = [
+    "",
+    " ",
+    "a b",
+    "-x",
+    "--",
+    "$(touch pwned)",
+    "`id`",
+    "*",
+    "~",
+    "'",
+    '"',
+    "\\",
+    "\n",
+    "a\r\nb",
+    "\t",
+    "$HOME",
+    "!!",
+    "#x",
+    "{}",
+    "\x01",
+    "\x7f",
+    "é漢字🙂",
+    "\u2028",
+    "%j %A",
+    "a'b\"c$d`e\\f",
+]
 
 
 def random_text(rng: random.Random) -> str:
-    return "".join(rng.choice([chr(rng.randrange(1, 0xD800)), rng.choice(NASTY), chr(rng.randrange(0xE000, 0x110000))]) for _ in range(rng.randrange(12)))
+    return "".join(
+        rng.choice([chr(rng.randrange(1, 0xD800)), rng.choice(NASTY), chr(rng.randrange(0xE000, 0x110000))])
+        for _ in range(rng.randrange(12))
+    )
 
 
 def test_any_text_reaches_the_program_through_slurm(slurm: Cluster, program) -> None:
@@ -331,7 +362,9 @@ def test_what_can_not_run_is_refused_before_it_is_sent(slurm: Cluster, program, 
     assert runs().empty
 
 
-@pytest.mark.parametrize(("command", "words"), [("no-such-program", "there is no program 'no-such-program'"), ("python missing.py", "there is no missing.py in")])
+@pytest.mark.parametrize(
+    ("command", "words"), [("no-such-program", "there is no program 'no-such-program'"), ("python missing.py", "there is no missing.py in")]
+)
 def test_a_program_that_is_not_there(slurm: Cluster, command: str, words: str) -> None:
     with pytest.raises(PreflightFailed, match=words):
         slurm.launch(Sweep(command), time="0:05:00")
@@ -371,7 +404,10 @@ def test_a_run_folder_that_the_nodes_do_not_see(slurm: Cluster) -> None:
 
 def test_preflight_tells_everything_and_when_it_would_start(slurm: Cluster, program) -> None:
     checks = slurm.plan(Sweep(program("pass")), time="0:05:00", gpus=1).preflight().set_index("what")
-    assert checks.loc[["working directory", "program", "script", "partition", "walltime", "GPUs", "expected start"], "verdict"].tolist() == ["ok"] * 7
+    assert (
+        checks.loc[["working directory", "program", "script", "partition", "walltime", "GPUs", "expected start"], "verdict"].tolist()
+        == ["ok"] * 7
+    )
     assert " on n" in checks.loc["expected start", "words"]
     impossible = slurm.plan(Sweep(program("pass")), time="0:05:00", mem="900G").preflight().set_index("what")
     assert "Requested node configuration is not available" in impossible.loc["expected start", "words"]
@@ -394,7 +430,9 @@ def test_an_unknown_run() -> None:
 # ---- secrets -------------------------------------------------------------------------------------
 
 
-def test_a_secret_reaches_the_program_and_stands_nowhere_else(slurm: Cluster, program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path, capsys) -> None:
+def test_a_secret_reaches_the_program_and_stands_nowhere_else(
+    slurm: Cluster, program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path, capsys
+) -> None:
     planted = "planted-5f2c'\"$x"
     monkeypatch.setenv("WANDB_API_KEY", planted)
     Path(".env").write_text('HF_TOKEN="from-dotenv-77aa"\n')
@@ -460,7 +498,14 @@ def test_a_secret_that_is_nowhere(slurm: Cluster) -> None:
 
 
 def test_the_notebooks_own_job_does_not_leak(slurm: Cluster, program, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SLURM_JOB_ID": "999", "SBATCH_PARTITION": "nosuch", "SBATCH_EXPORT": "NONE", "SLURM_CLUSTERS": "other", "MY_OWN": "leak", "SQUEUE_FORMAT": "%i"}.items():
+    for name, value in {
+        "SLURM_JOB_ID": "999",
+        "SBATCH_PARTITION": "nosuch",
+        "SBATCH_EXPORT": "NONE",
+        "SLURM_CLUSTERS": "other",
+        "MY_OWN": "leak",
+        "SQUEUE_FORMAT": "%i",
+    }.items():
         monkeypatch.setenv(name, value)
     run = slurm.launch(Sweep(program("print(json.dumps(dict(os.environ)))")), time="0:05:00").wait(timeout=60)
     seen = json.loads(str(run.logs(0)))
@@ -478,7 +523,17 @@ def test_every_directive_of_a_job_is_one_that_slurm_takes(slurm: Cluster) -> Non
     run = slurm.launch(Sweep("true", {"x": [1, 2]}), job)
     shown = raw("scontrol", "show", "job", run.status()["job"][0].partition("_")[0])
     run.cancel()
-    for words in ("Partition=gpu", "NumNodes=2", "TimeLimit=1-00:00:00", "CPUs/Task=2", "ArrayTaskThrottle=1", "Requeue=0", "ReqNodeList=n[1-2]", "TresPerNode=gres:gpu:h100:2", "MinMemoryNode=2G"):
+    for words in (
+        "Partition=gpu",
+        "NumNodes=2",
+        "TimeLimit=1-00:00:00",
+        "CPUs/Task=2",
+        "ArrayTaskThrottle=1",
+        "Requeue=0",
+        "ReqNodeList=n[1-2]",
+        "TresPerNode=gres:gpu:h100:2",
+        "MinMemoryNode=2G",
+    ):
         assert words in shown, shown
 
 

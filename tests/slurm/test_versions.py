@@ -61,7 +61,7 @@ def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
         place = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
         sandbox = Sandbox(place / "box")
         try:
-            sandbox.start(SandboxSpec(nodes=3, gpus_per_node=0, min_job_age=15, slurmd_timeout=20, cred_expire=5, kill_wait=2))
+            sandbox.start(SandboxSpec(nodes=3, gpus_per_node=0, min_job_age=15, slurmd_timeout=20, cred_expire=20, kill_wait=2))
             yield sandbox
         finally:
             if sandbox.status():
@@ -150,8 +150,15 @@ def pending_ones_cancelled_alone_and_then_the_rest(scene: Scene) -> Iterator[Ste
     Path("go-0").touch()
     yield run, ["COMPLETED 0", "RUNNING", "CANCELLED remembered", "UNKNOWN remembered", "PENDING", "PENDING"]
     run.cancel()
-    # Up to 23.11 the row of those cancelled together goes on to name the two that were cancelled before.
+    # We have cancelled whatever was left, and the one that others had cancelled with it.
     yield run, ["COMPLETED 0", "CANCELLED", "CANCELLED remembered", "CANCELLED remembered", "CANCELLED", "CANCELLED"]
+
+
+def cancelled_as_soon_as_some_run(scene: Scene) -> Iterator[Step]:
+    run = scene.launch("[ $1 = 0 ] || sleep 300", *range(10), throttle=3)
+    yield lambda: scene.shown(run)[:5] == ["COMPLETED 0", "RUNNING", "RUNNING", "RUNNING", "PENDING"]
+    scene.ask("scancel", scene.job(run))  # up to 23.11 the row of the others goes on to name one that has a row of its own
+    yield run, ["COMPLETED 0", *["CANCELLED"] * 9]
 
 
 def never_started(scene: Scene) -> Iterator[Step]:
@@ -235,6 +242,7 @@ QUICK: list[Scenario] = [
     many_that_end_at_once,
     running_ones_cancelled_by_us_and_by_others,
     pending_ones_cancelled_alone_and_then_the_rest,
+    cancelled_as_soon_as_some_run,
     never_started,
     no_folder_for_the_log,
 ]

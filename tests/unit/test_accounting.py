@@ -63,7 +63,9 @@ def test_a_cancel_tells_who() -> None:
 
 def test_explicit_rows_win_over_stale_collapsed_ones() -> None:
     # up to 23.11 the collapsed row goes on naming tasks 1 and 2
-    accounted = read_sacct("88_1|COMPLETED|0:0|10|20|n1|\n88_2|FAILED|1:0|10|20|n1|\n88_[1-9%3]|CANCELLED by 0|0:0|None|30|None assigned|\n")
+    accounted = read_sacct(
+        "88_1|COMPLETED|0:0|10|20|n1|\n88_2|FAILED|1:0|10|20|n1|\n88_[1-9%3]|CANCELLED by 0|0:0|None|30|None assigned|\n"
+    )
     tasks = merge(["88"], {}, accounted)["88"]
     assert [tasks[k].state for k in range(1, 10)] == [State.COMPLETED, State.FAILED, *[State.CANCELLED] * 7]
 
@@ -75,7 +77,9 @@ def test_a_collapsed_row_of_20_11_is_cut_without_a_bracket() -> None:
 
 def test_what_lives_is_as_the_controller_says_whatever_accounting_has() -> None:
     queued = read_squeue("5|0|RUNNING|1795381733|N/A|n1|None\n5|1|COMPLETED|1795381700|1795381710|n2|None\n")
-    accounted = read_sacct("5_0|REQUEUED|0:0|1|2|n1|\n5_1|RUNNING|0:0|1|Unknown|n2|\n5_2|RUNNING|0:0|1|Unknown|n2|\n5_3|COMPLETED|0:0|1|2|n2|\n")
+    accounted = read_sacct(
+        "5_0|REQUEUED|0:0|1|2|n1|\n5_1|RUNNING|0:0|1|Unknown|n2|\n5_2|RUNNING|0:0|1|Unknown|n2|\n5_3|COMPLETED|0:0|1|2|n2|\n"
+    )
     tasks = merge(["5"], queued, accounted)["5"]
     assert tasks[0].state is State.RUNNING
     assert tasks[1].state is State.COMPLETED, "accounting is late"
@@ -103,7 +107,13 @@ def test_partitions() -> None:
 
 @pytest.mark.parametrize(
     ("text", "length"),
-    [("infinite", None), ("n/a", None), ("2-03:00:00", timedelta(days=2, hours=3)), ("12:30:00", timedelta(hours=12, minutes=30)), ("30:00", timedelta(minutes=30))],
+    [
+        ("infinite", None),
+        ("n/a", None),
+        ("2-03:00:00", timedelta(days=2, hours=3)),
+        ("12:30:00", timedelta(hours=12, minutes=30)),
+        ("30:00", timedelta(minutes=30)),
+    ],
 )
 def test_limits(text: str, length: timedelta | None) -> None:
     assert read_limit(text) == length
@@ -129,9 +139,24 @@ def test_a_job_is_judged_by_its_partition(job: Job, verdicts: dict[str, str]) ->
 @pytest.mark.parametrize(
     ("code", "words", "verdict", "said"),
     [
-        (0, "sbatch: Job 48 to start at 2026-11-22T04:02:34 using 1 processors on nodes n1 in partition gpu", "ok", "2026-11-22 04:02:34 on n1"),
-        (0, "sbatch: Job 48 to start at 2026-11-22T04:02:33 a using 1 processors on nodes n[1-2] in partition gpu", "ok", "04:02:33 on n[1-2]"),
-        (1, "allocation failure: Requested node configuration is not available", "error", "says: Requested node configuration is not available"),
+        (
+            0,
+            "sbatch: Job 48 to start at 2026-11-22T04:02:34 using 1 processors on nodes n1 in partition gpu",
+            "ok",
+            "2026-11-22 04:02:34 on n1",
+        ),
+        (
+            0,
+            "sbatch: Job 48 to start at 2026-11-22T04:02:33 a using 1 processors on nodes n[1-2] in partition gpu",
+            "ok",
+            "04:02:33 on n[1-2]",
+        ),
+        (
+            1,
+            "allocation failure: Requested node configuration is not available",
+            "error",
+            "says: Requested node configuration is not available",
+        ),
         (0, "", "unknown", "nothing"),
     ],
 )

@@ -20,7 +20,40 @@ from nexa_sdk.scheduling.slurm.script import ArrayScript, render
 
 TELL = [sys.executable, "-S", "-c", "import json, os, sys; print(json.dumps([sys.argv[1:], {k: v for k, v in os.environ.items()}]))"]
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20) | st.sampled_from(
-    ["", " ", "-x", "--", "a b", "$(touch x)", "`id`", "*", "?", "~", "'", '"', "\\", "\n", "\r\n", "a'b\"c", "$HOME", "!!", "#", "{}", "\x01\x7f", "\x1b[0m", "é", "漢字", "\u2028", "%A", "[a]", "=", "\t", "&", ";", "|"]
+    [
+        "",
+        " ",
+        "-x",
+        "--",
+        "a b",
+        "$(touch x)",
+        "`id`",
+        "*",
+        "?",
+        "~",
+        "'",
+        '"',
+        "\\",
+        "\n",
+        "\r\n",
+        "a'b\"c",
+        "$HOME",
+        "!!",
+        "#",
+        "{}",
+        "\x01\x7f",
+        "\x1b[0m",
+        "é",
+        "漢字",
+        "\u2028",
+        "%A",
+        "[a]",
+        "=",
+        "\t",
+        "&",
+        ";",
+        "|",
+    ]
 )
 VALUES = TEXT | st.integers() | st.floats() | st.booleans() | st.none()
 
@@ -165,7 +198,12 @@ def test_a_run_folder_that_the_node_does_not_see_is_named(tmp_path: Path) -> Non
     script = script_of(Sweep("pwd"), tmp_path / "elsewhere")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/job.sbatch").write_text(script)
-    done = subprocess.run(["bash", str(tmp_path / "run/job.sbatch")], env={"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", str(tmp_path / "run/job.sbatch")],
+        env={"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 78
     assert f"the run's folder {tmp_path}/elsewhere is not visible on" in done.stderr
 
@@ -191,14 +229,29 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 def golden(name: str) -> tuple[Sweep, Job]:
     if name == "grid":
-        return Sweep("python train.py", {"lr": [1e-3, 1e-4], "seed": range(3)}, name="lr-sweep"), Job(time="2:00:00", gpus_per_node=1, throttle=2, modules=["cuda/12.1"])
+        return Sweep("python train.py", {"lr": [1e-3, 1e-4], "seed": range(3)}, name="lr-sweep"), Job(
+            time="2:00:00", gpus_per_node=1, throttle=2, modules=["cuda/12.1"]
+        )
     if name == "switches":
         return (
-            Sweep("python train.py", {"amp": [True, False], "resume": [None, "last.pt"]}, fixed={"epochs": 3}, tags=["night"], name="switches"),
-            Job(time="1-0:00:00", gpus=2, gpu_type="h100", mem="64G", venv="/opt/venv", env={"OMP_NUM_THREADS": "4"}, pre_commands=["nvidia-smi"], secrets=["WANDB_API_KEY"]),
+            Sweep(
+                "python train.py", {"amp": [True, False], "resume": [None, "last.pt"]}, fixed={"epochs": 3}, tags=["night"], name="switches"
+            ),
+            Job(
+                time="1-0:00:00",
+                gpus=2,
+                gpu_type="h100",
+                mem="64G",
+                venv="/opt/venv",
+                env={"OMP_NUM_THREADS": "4"},
+                pre_commands=["nvidia-smi"],
+                secrets=["WANDB_API_KEY"],
+            ),
         )
     return (
-        Sweep.from_trials("python -m pkg.train +experiment={exp} seed={seed}", [{"exp": "a b", "seed": 1}, {"exp": "c'd", "seed": 2}], name="table"),
+        Sweep.from_trials(
+            "python -m pkg.train +experiment={exp} seed={seed}", [{"exp": "a b", "seed": 1}, {"exp": "c'd", "seed": 2}], name="table"
+        ),
         Job(partition="gpu", conda="ml", signal="USR1@60"),
     )
 
@@ -221,5 +274,7 @@ def test_golden_scripts_please_shellcheck(name: str) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("no shellcheck here; get it by: apt-get install shellcheck")
     # SC1090/1091: sourced files are elsewhere; SC2317: it does not see what a trap calls
-    done = subprocess.run(["shellcheck", "--shell=bash", "--exclude=SC1090,SC1091,SC2317", GOLDEN / f"{name}.sbatch"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["shellcheck", "--shell=bash", "--exclude=SC1090,SC1091,SC2317", GOLDEN / f"{name}.sbatch"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout

@@ -15,7 +15,7 @@ from nexa_sdk.scheduling.base import TaskStatus
 from nexa_sdk.states import State
 from nexa_sdk.tasks import parse_tasks
 
-__all__ = ["SACCT_FIELDS", "SQUEUE_FORMAT", "Partition", "has_begun", "merge", "read_partitions", "read_sacct", "read_squeue"]
+__all__ = ["SACCT_FIELDS", "SQUEUE_FORMAT", "Partition", "merge", "read_partitions", "read_sacct", "read_squeue"]
 
 Tasks = dict[str, dict[int, TaskStatus]]
 
@@ -121,11 +121,6 @@ def _accounted(words: str) -> TaskStatus | None:
         "" if node == "None assigned" else node,
         _reason(state, state_text, reason),
     )
-
-
-def has_begun(task: TaskStatus) -> bool:
-    """Whether accounting may know more of a task than the controller: BeginTime is why a requeued one waits."""
-    return task.state is not State.PENDING or task.reason == "BeginTime"
 
 
 def merge(asked: Iterable[str], queued: Tasks, accounted: dict[str, Accounted]) -> Tasks:

@@ -121,7 +121,7 @@ class SlurmScheduler(Scheduler):
     # ---- watching -------------------------------------------------------------------------------
 
     def poll(self, arrays: Sequence[ArrayHandle]) -> dict[str, dict[int, TaskStatus]]:
-        """Ask about all arrays at once: one squeue, and one sacct for those that have begun."""
+        """Ask about all arrays at once: one squeue, and one sacct where there is accounting."""
         jobs = {array.job_id: array.tasks for array in arrays}
         if not jobs:
             return {}
@@ -130,14 +130,10 @@ class SlurmScheduler(Scheduler):
         if answer.returncode and "Invalid job id" not in answer.stderr:
             raise CommandFailed("squeue", answer.returncode, answer.stderr)
         queued = accounting.read_squeue(answer.stdout)
-        # A task that ended some minutes ago is forgotten by squeue while its siblings go on, and of one
-        # that was requeued only sacct knows that it ran before.
-        begun = [
-            job for job, count in jobs.items() if len(queued.get(job, {})) < count or any(map(accounting.has_begun, queued[job].values()))
-        ]
         accounted: dict[str, accounting.Accounted] = {}
-        if begun and self.has_accounting:
-            rows = self._run("sacct", "-n", "-P", "-X", "-D", "-j", ",".join(begun), f"--format={accounting.SACCT_FIELDS}")
+        # Of a task that ended some minutes ago, or that waits after a requeue, only accounting knows what it was.
+        if self.has_accounting:
+            rows = self._run("sacct", "-n", "-P", "-X", "-D", "-j", ",".join(jobs), f"--format={accounting.SACCT_FIELDS}")
             if rows.returncode == 0:  # while its database is away, what squeue knows has to do
                 accounted = accounting.read_sacct(rows.stdout)
         return accounting.merge(jobs, queued, accounted)
