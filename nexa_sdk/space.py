@@ -12,9 +12,11 @@ import random
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from nexa_sdk.errors import SweepError
@@ -175,6 +177,30 @@ def table(columns: Mapping[str, Any], *, what: str) -> Factor:
     return Factor(made)
 
 
+def by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Turn rows into columns; what a row lacks is None.
+
+    Raises
+    ------
+    SweepError
+        For no rows, a row that is no mapping, and rows without any parameter.
+    """
+    if not rows:
+        raise SweepError("from_trials needs at least one trial: the sweep is empty")
+    kinds = set(map(type, rows))
+    if not all(issubclass(kind, Mapping) for kind in kinds):
+        number, row = next((number, row) for number, row in enumerate(rows) if not isinstance(row, Mapping))
+        raise SweepError(f"trial {number}: {row!r} is no mapping of names to values")
+    # A million rows, which have the same keys mostly, are taken a column at a time.
+    if kinds == {dict} and set(map(len, rows)) == {len(rows[0])} and rows[0]:
+        with suppress(KeyError):
+            return {name: list(map(itemgetter(name), rows)) for name in rows[0]}
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    if not names:
+        raise SweepError("the trials have no parameters, so all would be the same; give each a seed")
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
 def sampled(given: Mapping[str, Any], n: int, seed: int) -> Factor:
     """Draw `n` rows from distributions."""
     from nexa_sdk.distributions import as_distribution
@@ -182,8 +208,7 @@ def sampled(given: Mapping[str, Any], n: int, seed: int) -> Factor:
     distributions = {name: as_distribution(name, value) for name, value in given.items()}
     rng = random.Random(seed)
     rows = [[drawn.draw(rng) for drawn in distributions.values()] for _ in range(n)]
-    columns = zip(*rows, strict=True)
-    return Factor({name: column(name, list(c)) for name, c in zip(given, columns, strict=True)})
+    return Factor({name: column(name, [row[k] for row in rows]) for k, name in enumerate(given)})
 
 
 def column(name: str, values: Any) -> Sequence[Scalar]:

@@ -14,7 +14,7 @@ from nexa_sdk import passing
 from nexa_sdk.command_line import check_run_name, program_name, split_command
 from nexa_sdk.errors import SweepError
 from nexa_sdk.passing import Style
-from nexa_sdk.space import Predicate, Selection, Space, Trial, axis, sampled, table
+from nexa_sdk.space import Predicate, Selection, Space, Trial, axis, by_column, sampled, table
 from nexa_sdk.values import Scalar, as_scalar
 from nexa_sdk.variables import check_env, check_labels
 
@@ -182,16 +182,7 @@ class Sweep:
         A parameter that a row lacks, or has as None, is not passed to that trial. Further
         keywords are those of :class:`Sweep` but `grid`, `zipped` and `sample`.
         """
-        rows = list(rows)
-        if not rows:
-            raise SweepError("from_trials needs at least one trial: the sweep is empty")
-        for number, row in enumerate(rows):
-            if not isinstance(row, Mapping):
-                raise SweepError(f"trial {number}: {row!r} is no mapping of names to values")
-        names = list(dict.fromkeys(key for row in rows for key in row))
-        if not names:
-            raise SweepError("the trials have no parameters, so all would be the same; give each a seed")
-        columns = {key: [row.get(key) for row in rows] for key in names}
+        columns = by_column(list(rows))
         return cls._of(command, Space((table(columns, what="from_trials"),)), **how)
 
     @classmethod
@@ -202,10 +193,7 @@ class Sweep:
         names = [str(key) for key in frame.columns]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise SweepError(f"the DataFrame has columns of the same name: {', '.join(map(repr, twice))}; rename one")
-        columns = {
-            str(key): [None if missing else value for value, missing in zip(frame[key].tolist(), frame[key].isna(), strict=True)]
-            for key in frame.columns
-        }
+        columns = {name: _without_missing(frame[key]) for name, key in zip(names, frame.columns, strict=True)}
         return cls._of(command, Space((table(columns, what="from_frame"),)), **how)
 
     @classmethod
@@ -338,3 +326,11 @@ class Sweep:
 
     def _has_more(self) -> bool:
         return self.selection.where is not None or self.selection.size > _SHOWN
+
+
+def _without_missing(series: Any) -> list[Any]:
+    values: list[Any] = series.tolist()
+    missing = series.isna()
+    if not missing.any():
+        return values
+    return [None if is_missing else value for value, is_missing in zip(values, missing.tolist(), strict=True)]
