@@ -8,8 +8,9 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from nexa_sdk.errors import ClusterError, PreflightFailed, SubmissionRejected, SubmissionUnknown, SweepError
 from nexa_sdk.program_checks import program_checks
 from nexa_sdk.scheduling.base import Check, Limits, Scheduler
-from nexa_sdk.scheduling.slurm.script import ArrayScript, render
+from nexa_sdk.scheduling.slurm.rows import RowFiles
+from nexa_sdk.scheduling.slurm.script import ArrayScript, are_rows_beside, render
 from nexa_sdk.states import State
 
 if TYPE_CHECKING:
@@ -108,26 +110,34 @@ class Plan:
         """The names of the arrays: the marks that find their submissions again."""
         return [f"{self.id}-{number}" for number in range(len(self.arrays))]
 
-    def _render(self, number: int) -> str:
-        first, count = self.arrays[number]
-        text = render(
-            self.sweep,
-            self.job,
-            ArrayScript(
-                run=self.id,
-                token=f"{self.id}-{number}",
-                folder=self.folder,
-                first=first,
-                count=count,
-                total=len(self.sweep),
-                workdir=self.workdir,
-                python_folder=self.python_folder,
-            ),
+    @cached_property
+    def files(self) -> Mapping[str, bytes]:
+        """What lies beside the scripts, by its path in the run's folder: the trials' values, where they are too many for a script.
+
+        Each file is rendered when it is asked for.
+        """
+        whole = self._array(0, 0, len(self.sweep))
+        return RowFiles(self.sweep) if are_rows_beside(self.sweep, self.job, whole, longest=self.limits.script_bytes) else {}
+
+    def _array(self, number: int, first: int, count: int) -> ArrayScript:
+        return ArrayScript(
+            run=self.id,
+            token=f"{self.id}-{number}",
+            folder=self.folder,
+            first=first,
+            count=count,
+            total=len(self.sweep),
+            workdir=self.workdir,
+            python_folder=self.python_folder,
         )
+
+    def _render(self, number: int) -> str:
+        array = replace(self._array(number, *self.arrays[number]), are_rows_beside=bool(self.files))
+        text = render(self.sweep, self.job, array)
         if len(text) > self.limits.script_bytes // 4 and len(text.encode()) > self.limits.script_bytes:
             raise SweepError(
                 f"the script has {len(text.encode()):,} bytes, and {self.cluster.url} takes {self.limits.script_bytes:,}: "
-                "shorten the lists of values, or let a file hold them and pass its name"
+                "let a file hold what is long, and pass its name"
             )
         return text
 
@@ -218,10 +228,13 @@ class Plan:
             print(f"Launched nothing: {there}, the same in script and code, was launched a moment ago by another process.")
         return self._again(journal, there)
 
-    def files_by_token(self, written: dict[str, Any] | None = None) -> dict[str, dict[str, bytes]]:
+    def files_by_token(self, written: dict[str, Any] | None = None) -> dict[str, Mapping[str, bytes]]:
         """Return what each array lays into the run's folder, by token and relative path."""
-        files = {token: {f"job-{n}.sbatch": self.scripts[n].encode()} for n, token in enumerate(self.tokens)}
-        files[self.tokens[0]]["plan.json"] = json.dumps(written if written is not None else self.written(), indent=1).encode()
+        from nexa_sdk.written import to_json
+
+        files: dict[str, Mapping[str, bytes]] = {token: {f"job-{n}.sbatch": self.scripts[n].encode()} for n, token in enumerate(self.tokens)}
+        of_the_run = {**files[self.tokens[0]], "plan.json": to_json(written if written is not None else self.written()).encode()}
+        files[self.tokens[0]] = ChainMap(of_the_run, self.files)  # type: ignore[arg-type]  # it is only read
         return files
 
     def _again(self, journal: Journal, run_id: str) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -192,7 +193,7 @@ class Submitter:
             script=array.script,
             tasks=array.tasks,
             job=job,
-            files={**files, **secret_file},
+            files=ChainMap(secret_file, files),  # type: ignore[arg-type]  # a million rows are not copied
             is_retry=not files,
             send=send,
             args=array.args,

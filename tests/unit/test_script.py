@@ -73,8 +73,10 @@ def run_task(script: str, folder: Path, task: int, count: int = 1) -> subprocess
     return subprocess.run(["bash", str(path)], env=env, capture_output=True, text=True, timeout=60)
 
 
-def script_of(sweep: Sweep, folder: Path, job: Job | None = None, *, first: int = 0, count: int | None = None, workdir: str = "/") -> str:
-    array = ArrayScript("r-000000", "r-000000-0", str(folder), first, count or len(sweep), len(sweep), workdir)
+def script_of(
+    sweep: Sweep, folder: Path, job: Job | None = None, *, first: int = 0, count: int | None = None, workdir: str = "/", are_rows_beside: bool = False
+) -> str:
+    array = ArrayScript("r-000000", "r-000000-0", str(folder), first, count or len(sweep), len(sweep), workdir, are_rows_beside=are_rows_beside)
     return render(sweep, job or Job(), array)
 
 
@@ -225,6 +227,7 @@ def test_directives_survive_a_hostile_path(tmp_path: Path) -> None:
 
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+GOLDENS = ["grid", "switches", "table", "beside"]
 
 
 def golden(name: str) -> tuple[Sweep, Job]:
@@ -248,6 +251,9 @@ def golden(name: str) -> tuple[Sweep, Job]:
                 secrets=["WANDB_API_KEY"],
             ),
         )
+    if name == "beside":
+        rows = [{"lr": 1e-3, "resume": None, "amp": True}, {"lr": 1e-4, "resume": "last.pt", "amp": False}]
+        return Sweep.from_trials("python train.py", rows, fixed={"epochs": 3}, name="beside"), Job(time="2:00:00", gpus=1)
     return (
         Sweep.from_trials(
             "python -m pkg.train +experiment={exp} seed={seed}", [{"exp": "a b", "seed": 1}, {"exp": "c'd", "seed": 2}], name="table"
@@ -256,12 +262,14 @@ def golden(name: str) -> tuple[Sweep, Job]:
     )
 
 
-@pytest.mark.parametrize("name", ["grid", "switches", "table"])
+@pytest.mark.parametrize("name", GOLDENS)
 def test_golden_scripts(name: str) -> None:
     """The scripts in data/golden are read by people; a change of theirs is meant and reviewed."""
     sweep, job = golden(name)
     run = f"{sweep.name}-7f3a9c"
-    text = render(sweep, job, ArrayScript(run, f"{run}-0", f"/home/ada/.nexa/runs/{run}", 0, len(sweep), len(sweep), "/home/ada/project"))
+    folder = f"/home/ada/.nexa/runs/{run}"
+    array = ArrayScript(run, f"{run}-0", folder, 0, len(sweep), len(sweep), "/home/ada/project", are_rows_beside=name == "beside")
+    text = render(sweep, job, array)
     path = GOLDEN / f"{name}.sbatch"
     if os.environ.get("UPDATE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
@@ -269,7 +277,7 @@ def test_golden_scripts(name: str) -> None:
     assert text == path.read_text()
 
 
-@pytest.mark.parametrize("name", ["grid", "switches", "table"])
+@pytest.mark.parametrize("name", GOLDENS)
 def test_golden_scripts_please_shellcheck(name: str) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("no shellcheck here; get it by: apt-get install shellcheck")

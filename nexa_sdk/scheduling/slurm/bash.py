@@ -7,11 +7,11 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 
-__all__ = ["array_items", "double_quoted", "number_items", "quote", "variable_names"]
+__all__ = ["CONTROL", "array_items", "double_quoted", "number_items", "quote", "variable_names"]
 
 _AT_ONCE = 10_000  # numbers written in one go
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
 
 
@@ -21,9 +21,9 @@ def quote(text: str) -> str:
     Control characters are escaped: sbatch refuses a script with a carriage return, and nobody can
     read the others.
     """
-    if not _CONTROL.search(text):
+    if not CONTROL.search(text):
         return shlex.quote(text)
-    return "$'" + "".join(_NAMED.get(c) or (_escape(c) if _CONTROL.match(c) else c) for c in text) + "'"
+    return "$'" + "".join(_NAMED.get(c) or (_escape(c) if CONTROL.match(c) else c) for c in text) + "'"
 
 
 def _escape(character: str) -> str:
@@ -76,8 +76,9 @@ def number_items(numbers: Sequence[float], *, indent: str = "  ", width: int = 9
 
 # Lower case alone keeps clear of what the environment and bash itself use; these are left.
 _TAKEN = frozenset(
-    "run node name first trial combination i record logged started begun code pid signal ended secrets now histchars auto_resume "
-    "http_proxy https_proxy ftp_proxy all_proxy no_proxy job attempt claim claimed".split()
+    "run node name first trial trials row rows slot slots gpus combination i record logged started begun code pid pids signal "
+    "stop events restarts left share claim claimed ended secrets now histchars auto_resume "
+    "http_proxy https_proxy ftp_proxy all_proxy no_proxy job attempt".split()
 )
 
 

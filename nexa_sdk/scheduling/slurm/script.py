@@ -6,23 +6,20 @@ script.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from nexa_sdk.passing import flag, pieces
-from nexa_sdk.scheduling.slurm.bash import array_items, double_quoted, number_items, quote, variable_names
-from nexa_sdk.values import Scalar, text_of
+from nexa_sdk.scheduling.slurm.bash import quote
+from nexa_sdk.scheduling.slurm.trial_words import count_cells, trial_words
 
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
     from nexa_sdk.sweep import Sweep
 
-__all__ = ["ArrayScript", "render"]
+__all__ = ["ArrayScript", "are_rows_beside", "render"]
 
-LONGEST_LISTED_RANGE = 64  # a longer range is computed, so that the script stays short
-LARGEST_INTEGER = 2**63 - 1  # bash counts no further
-SAME = object()
+LONGEST_TABLE = 1 << 20  # bytes that bash reads for every task
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,8 @@ class ArrayScript:
         Where the program runs.
     python_folder : str, optional
         A folder of programs that comes first on PATH.
+    are_rows_beside : bool
+        Whether the trials' values lie in files beside the script, not in it.
     """
 
     run: str
@@ -54,6 +53,28 @@ class ArrayScript:
     workdir: str
     python_folder: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    are_rows_beside: bool = False
+
+
+def are_rows_beside(sweep: Sweep, job: Job, whole: ArrayScript, *, longest: int) -> bool:
+    """Decide whether the values lie beside the scripts of a run: where one script of all trials would be too long.
+
+    Parameters
+    ----------
+    whole : ArrayScript
+        An array of all trials.
+    longest : int
+        Bytes that a script may have.
+    """
+    cells = count_cells(sweep)
+    if not cells:
+        return False
+    if 2 * cells > LONGEST_TABLE:  # a value takes two bytes at least
+        return True
+    size = len(render(sweep, job, whole).encode())
+    if size <= min(longest, LONGEST_TABLE):
+        return False
+    return size > longest or size - len(render(sweep, job, replace(whole, are_rows_beside=True)).encode()) > LONGEST_TABLE
 
 
 def render(sweep: Sweep, job: Job, array: ArrayScript) -> str:
@@ -192,157 +213,13 @@ def _secrets(job: Job, array: ArrayScript) -> list[str]:
 
 
 def _trial(sweep: Sweep, array: ArrayScript) -> str:
-    swept = [name for factor in sweep.space.factors for name in factor.columns]
-    variables = variable_names(swept)
-    lines = ["# one trial a task" + ("; the last parameter varies fastest" if len(sweep.space.factors) > 1 else "")]
-    chosen = None if sweep.selection.is_everything else sweep.selection.numbers[array.first : array.first + array.count]
-    # One factor is a table of this array's rows; so is what bash could not count.
-    is_table = len(sweep.space.factors) == 1 or (chosen is not None and sweep.space.size > LARGEST_INTEGER)
-    if is_table:
-        lines.append("i=$SLURM_ARRAY_TASK_ID")
-    elif chosen is not None:
-        lines.append("# which of all combinations these are")
-        lines.append(f"combination={array_items(map(str, chosen))}")
-        lines.append("i=$((combination[SLURM_ARRAY_TASK_ID]))")
-    elif swept:
-        lines.append("i=$NEXA_TRIAL")
-
-    expressions: dict[str, _Expression] = {}
-    for factor, stride in zip(sweep.space.factors, sweep.space.strides, strict=True):
-        rows: Sequence[int] | None = None
-        if is_table and chosen is None:
-            rows = range(array.first, array.first + array.count)
-        elif is_table and chosen is not None:
-            rows = [number // stride % factor.size for number in chosen]
-        index = "i" if is_table else _index(stride, factor.size)
-        for name, values in factor.columns.items():
-            expression, definition = _column(variables[name], values, rows, index)
-            expressions[name] = expression
-            if definition:
-                lines.append(definition)
-    for name, value in sweep.fixed.items():
-        expressions[name] = _Expression.constant(value)
-    lines += _words(sweep, expressions)
-    return "\n".join(lines) + "\n"
-
-
-def _index(stride: int, size: int) -> str:
-    if size == 1:
-        return "0"
-    return f"i % {size}" if stride == 1 else f"i / {stride} % {size}"
-
-
-@dataclass(frozen=True)
-class _Expression:
-    """A parameter's value in bash.
-
-    `word` expands to it; `given`, where there is one, is a condition that holds when the trial has
-    it; `is_switch` says that all values are booleans.
-    """
-
-    word: str
-    given: str | None = None
-    is_switch: bool = False
-    value: object = SAME
-
-    @classmethod
-    def constant(cls, value: Scalar) -> _Expression:
-        return cls(quote(text_of(value)), is_switch=isinstance(value, bool), value=value)
-
-
-def _column(variable: str, values: Sequence[Scalar], rows: Sequence[int] | None, index: str) -> tuple[_Expression, str | None]:
-    """Return a column's expression, and the array that it reads."""
-    if isinstance(values, range) and _is_computed(values, rows):
-        offset = values.start + (values.step * rows[0] if rows is not None else 0)
-        position = index if values.step == 1 else f"{values.step} * ({index})"
-        return _Expression(double_quoted(f"$(({offset} + {position}))")), None
-    chosen = _rows(values, rows)
-    element = f"{variable}[{index}]"
-    kinds = set(map(type, chosen)) if not isinstance(chosen, range) else {int}
-    if kinds <= {int, float}:
-        return _Expression(double_quoted(f"${{{element}}}")), f"{variable}={number_items(chosen)}"  # type: ignore[arg-type]
-    is_switch = bool in kinds and kinds <= {bool, type(None)}
-    if type(None) in kinds and not is_switch:
-        items = [f"[{k}]={quote(text_of(value))}" for k, value in enumerate(chosen) if value is not None]
-        given: str | None = f"[[ ${{{element}+given}} ]]"
-    else:
-        items = [quote(text_of(value)) for value in chosen]
-        given = f"[[ ${{{element}}} == true ]]" if is_switch else None
-    expression = _Expression(double_quoted(f"${{{element}}}"), given, is_switch)
-    return expression, f"{variable}={array_items(items)}"
-
-
-def _is_computed(values: range, rows: Sequence[int] | None) -> bool:
-    is_regular = rows is None or isinstance(rows, range)
-    return is_regular and len(values) > LONGEST_LISTED_RANGE and max(abs(values[0]), abs(values[-1])) <= LARGEST_INTEGER
-
-
-def _rows(values: Sequence[Scalar], rows: Sequence[int] | None) -> Sequence[Scalar]:
-    if rows is None or rows == range(len(values)):
-        return values
-    return values[rows.start : rows.stop] if isinstance(rows, range) else [values[row] for row in rows]
-
-
-def _words(sweep: Sweep, expressions: Mapping[str, _Expression]) -> list[str]:
-    """Return the lines that build the words of a trial."""
-    command = [quote(word) for word in sweep.command]
-    if sweep.style == "template":
-        return [f"trial={array_items([_template_word(word, expressions) for word in sweep.command])}"]
-    parts: list[tuple[str | None, list[str]]] = [(None, command)]
-    if sweep.style == "env":
-        parts = [(None, ["env"])]
-    for name, expression in expressions.items():
-        parts.append(_passed(sweep.style, name, expression))
-    if sweep.style == "env":
-        parts.append((None, command))
-    lines: list[str] = []
-    pending: list[str] = []
-    for condition, words in parts:
-        if condition is None:
-            pending += words
-            continue
-        lines.append(_append(lines, pending))
-        pending = []
-        lines.append(f"if {condition}; then trial+=({' '.join(words)}); fi")
-    if pending:
-        lines.append(_append(lines, pending))
-    return [line for line in lines if line]
-
-
-def _append(lines: Sequence[str], words: list[str]) -> str:
-    if not words:
-        return ""
-    return f"trial{'+=' if any(lines) else '='}{array_items(words)}"
-
-
-def _passed(style: str, name: str, expression: _Expression) -> tuple[str | None, list[str]]:
-    """Return a parameter's words in a style, and the condition under which they are passed."""
-    constant = expression.value is not SAME
-    if style == "flags":
-        if constant and (expression.value is None or expression.value is False):
-            return None, []
-        words = [flag(name)] if expression.is_switch else [flag(name), expression.word]
-        return expression.given, words
-    if style == "env" and constant and expression.value is None:
-        return None, []
-    key = f"{name}="
-    bare = all(c.isalnum() or c in "_./@:+-=" for c in key)
-    word = (key if bare else quote(key)) + expression.word
-    if expression.is_switch or expression.given is None:
-        return None, [word]
-    if style == "hydra":  # a key without a value would be an error of Hydra's; null is its None
-        return None, [(key if bare else quote(key)) + expression.word.replace("}", "-null}", 1)]
-    return expression.given, [word]
-
-
-def _template_word(word: str, expressions: Mapping[str, _Expression]) -> str:
-    parts = []
-    for literal, name in pieces(word):
-        if literal or name is None:
-            parts.append(quote(literal) if literal else "")
-        if name is not None:
-            parts.append(expressions[name].word)
-    return "".join(parts) or "''"
+    made = trial_words(sweep, array.first, array.count, place="$SLURM_ARRAY_TASK_ID", are_rows_beside=array.are_rows_beside)
+    note = ""
+    if array.are_rows_beside:
+        note = ": its row lies beside this script"
+    elif len(sweep.space.factors) > 1:
+        note = "; the last parameter varies fastest"
+    return "\n".join([f"# one trial a task{note}", *made.places, *made.index, *made.tables, *made.words]) + "\n"
 
 
 _RUNNING = """\
