@@ -38,11 +38,11 @@ class CostReport:
 
     @classmethod
     def upper_bound(cls, job: Job, *, trials: int) -> CostReport:
-        """Bound what `trials` trials of a job take: their number × GPUs × walltime."""
+        """Bound what `trials` trials of a job take: tasks × GPUs × walltime. A task carries one trial, or several when packed."""
         if job.limit is None:
             bound = None
             return cls(trials, Decimal(0) if not job.gpu_count else None, bound, job.gpu_type)
-        hours = Decimal(trials) * Decimal(int(job.limit.total_seconds())) / 3600
+        hours = Decimal(job.tasks_of(trials)) * Decimal(int(job.limit.total_seconds())) / 3600
         return cls(trials, hours * job.gpu_count, hours * job.cpu_count, job.gpu_type)
 
     def to_frame(self) -> pd.DataFrame:

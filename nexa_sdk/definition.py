@@ -392,7 +392,9 @@ def build(sweep: SweepDefinition, launcher: Launcher | None, job: Job) -> Sweep:
 
 
 def _gpus_on_a_node(job: Job) -> int:
-    return job.gpu_count // (job.nodes or 1)
+    """Count the GPUs that a trial has on its node: its task's, or its share of them."""
+    sharing = job.trials_per_task if job.side_by_side else 1
+    return job.gpu_count // (job.nodes or 1) // sharing
 
 
 def load(source: str | os.PathLike[str]) -> Definition:

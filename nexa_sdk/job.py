@@ -111,20 +111,26 @@ class Job(BaseModel):
     Parameters
     ----------
     time : str or timedelta, optional
-        The walltime of a trial: ``"2:00:00"``, ``"1-12:00:00"``, ``"90m"``. A bare number is
+        The walltime of a task: ``"2:00:00"``, ``"1-12:00:00"``, ``"90m"``. A bare number is
         refused: Slurm would read minutes.
     partition, account, qos, constraint, reservation, licenses, dependency : str, optional
         As ``sbatch`` has them.
     nodes, ntasks_per_node, cpus_per_task : int, optional
         As ``sbatch`` has them.
     gpus, gpus_per_node, gpus_per_task : int, optional
-        GPUs of a trial, in one of Slurm's three ways to count them.
+        GPUs of a task, in one of Slurm's three ways to count them.
     gpu_type : str, optional
         Which GPUs, as the cluster calls them: ``"h100"``.
     mem : str, optional
         Memory of a node for a trial, with its unit: ``"16G"``.
     throttle : int, optional
-        At most so many trials at once.
+        At most so many tasks at once; a task carries one trial, or `pack` of them.
+    pack : int, optional
+        So many trials in each task, one after another: `time` is then that of all of them. A
+        cluster takes a limited number of tasks, and each has to be scheduled. Every trial has its
+        own state, log, exit code and results; one that fails keeps no other from running.
+    side_by_side : bool
+        The trials of a task run all at once, each with an equal share of the task's GPUs.
     nodelist, exclude : str or list of str, optional
         Nodes to use, nodes to avoid.
     mail : str, optional
@@ -190,6 +196,8 @@ class Job(BaseModel):
     gpu_type: Word | None = None
     mem: str | None = None
     throttle: Count | None = None
+    pack: Count | None = None
+    side_by_side: bool = False
     nodelist: Word | None = None
     exclude: Word | None = None
     mail: Word | None = None
@@ -300,7 +308,20 @@ class Job(BaseModel):
         pythons = [name for name in ("venv", "conda", "python") if getattr(self, name) is not None]
         if len(pythons) > 1:
             raise ValueError(f"{' and '.join(pythons)} each choose a Python; give one")
+        if self.side_by_side:
+            self._check_side_by_side()
         return self
+
+    def _check_side_by_side(self) -> None:
+        if self.pack is None:
+            raise ValueError("side_by_side=True needs pack=, the number of trials that share a task")
+        if (self.nodes or 1) > 1:
+            raise ValueError(f"side_by_side=True shares one node's GPUs, and nodes={self.nodes}; leave nodes out, or side_by_side")
+        if self.gpu_count % self.pack:
+            raise ValueError(
+                f"pack={self.pack} trials side by side can't share {self.gpu_count} GPU{'s' if self.gpu_count > 1 else ''} evenly; "
+                f"give a task {-(-self.gpu_count // self.pack) * self.pack} GPUs, or another pack"
+            )
 
     @field_serializer("time")
     def _write_time(self, value: timedelta | str | None) -> str | None:
@@ -310,14 +331,23 @@ class Job(BaseModel):
 
     @property
     def gpu_count(self) -> int:
-        """GPUs of one trial, over all its nodes."""
+        """GPUs of one task, over all its nodes."""
         tasks = (self.nodes or 1) * (self.ntasks_per_node or 1)
         return self.gpus or (self.gpus_per_node or 0) * (self.nodes or 1) or (self.gpus_per_task or 0) * tasks
 
     @property
     def cpu_count(self) -> int:
-        """Cores of one trial, over all its nodes."""
+        """Cores of one task, over all its nodes."""
         return (self.cpus_per_task or 1) * (self.ntasks_per_node or 1) * (self.nodes or 1)
+
+    @property
+    def trials_per_task(self) -> int:
+        """How many trials a task carries at most."""
+        return self.pack or 1
+
+    def tasks_of(self, trials: int) -> int:
+        """How many tasks so many trials of one array need."""
+        return -(-trials // self.trials_per_task)
 
     @property
     def limit(self) -> timedelta | None:

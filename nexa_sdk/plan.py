@@ -79,7 +79,7 @@ class Plan:
         self.cluster = cluster
         here = cluster.transport.is_here
         self.limits = limits
-        size = min(limits.array_size, total)
+        size = min(limits.array_size * job.trials_per_task, total)
         if recalled is None:
             self.id = f"{sweep.name}-{uuid.uuid4().hex[:8]}"
             self.folder = f"{cluster.runs_folder.rstrip('/')}/{self.id}"
@@ -88,6 +88,7 @@ class Plan:
         else:
             self.id, self.folder, self.workdir = recalled["id"], recalled["folder"], recalled["workdir"]
             self.python_folder = recalled["python_folder"]
+            self.are_rows_beside = recalled["are_rows_beside"]
             size = recalled["arrays"][0][2]
         self.arrays = _Chunks(total, size)
         self.scripts: Sequence[str] = _Scripts(self)
@@ -98,7 +99,7 @@ class Plan:
         from nexa_sdk.job import Job
         from nexa_sdk.written import read_sweep
 
-        return cls(read_sweep(written["sweep"]), Job(**written["job"]), cluster, limits=Limits(), recalled=written)
+        return cls(read_sweep(written["sweep"]), Job(**written["job"]), cluster, limits=Limits(script_bytes=sys.maxsize), recalled=written)
 
     @cached_property
     def script(self) -> str:
@@ -116,8 +117,13 @@ class Plan:
 
         Each file is rendered when it is asked for.
         """
+        return RowFiles(self.sweep) if self.are_rows_beside else {}
+
+    @cached_property
+    def are_rows_beside(self) -> bool:
+        """Whether the trials' values lie in files beside the scripts."""
         whole = self._array(0, 0, len(self.sweep))
-        return RowFiles(self.sweep) if are_rows_beside(self.sweep, self.job, whole, longest=self.limits.script_bytes) else {}
+        return are_rows_beside(self.sweep, self.job, whole, longest=self.limits.script_bytes)
 
     def _array(self, number: int, first: int, count: int) -> ArrayScript:
         return ArrayScript(
@@ -132,7 +138,7 @@ class Plan:
         )
 
     def _render(self, number: int) -> str:
-        array = replace(self._array(number, *self.arrays[number]), are_rows_beside=bool(self.files))
+        array = replace(self._array(number, *self.arrays[number]), are_rows_beside=self.are_rows_beside)
         text = render(self.sweep, self.job, array)
         if len(text) > self.limits.script_bytes // 4 and len(text.encode()) > self.limits.script_bytes:
             raise SweepError(
@@ -169,7 +175,10 @@ class Plan:
 
     def checks(self) -> list[Check]:
         """Look at program, working directory, partition, walltime, GPUs and limits."""
-        return [*self.local_checks(), *self.cluster.scheduler.checks(self.job, folder=self.folder, tasks=len(self.sweep))]
+        return [
+            *self.local_checks(),
+            *self.cluster.scheduler.checks(self.job, folder=self.folder, tasks=self.job.tasks_of(len(self.sweep))),
+        ]
 
     def local_checks(self) -> list[Check]:
         """Look at what this machine knows: program, script and working directory. No cluster is asked."""
@@ -213,7 +222,15 @@ class Plan:
         record = RunRecord(self.id, self.cluster.url, self.folder, self.digest, len(self.sweep), now)
         arrays = [
             ArrayRecord(
-                token=token, run=self.id, script=f"job-{n}.sbatch", first=first, tasks=f"0-{count - 1}", at=now, count=count, sends=1
+                token=token,
+                run=self.id,
+                script=f"job-{n}.sbatch",
+                first=first,
+                tasks=f"0-{self.job.tasks_of(count) - 1}",
+                at=now,
+                count=count,
+                sends=1,
+                pack=self.job.trials_per_task,
             )
             for n, (token, (first, count)) in enumerate(zip(self.tokens, self.arrays, strict=True))
         ]
@@ -232,10 +249,10 @@ class Plan:
         """Return what each array lays into the run's folder, by token and relative path."""
         from nexa_sdk.written import to_json
 
-        files: dict[str, Mapping[str, bytes]] = {token: {f"job-{n}.sbatch": self.scripts[n].encode()} for n, token in enumerate(self.tokens)}
-        of_the_run = {**files[self.tokens[0]], "plan.json": to_json(written if written is not None else self.written()).encode()}
-        files[self.tokens[0]] = ChainMap(of_the_run, self.files)  # type: ignore[arg-type]  # it is only read
-        return files
+        scripts = {token: {f"job-{n}.sbatch": self.scripts[n].encode()} for n, token in enumerate(self.tokens)}
+        scripts[self.tokens[0]]["plan.json"] = to_json(written if written is not None else self.written()).encode()
+        # What lies beside is only read, and never in memory all at once.
+        return {**scripts, self.tokens[0]: ChainMap(scripts[self.tokens[0]], self.files)}  # type: ignore[arg-type]
 
     def _again(self, journal: Journal, run_id: str) -> Run:
         """Return a run that was there already; one that was refused says so again."""
@@ -284,7 +301,7 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """What two plans share that run the same script and the same code on the same cluster."""
-        same = {key: value for key, value in self.written().items() if key not in ("id", "folder", "arrays")}
+        same = {key: value for key, value in self.written().items() if key not in ("id", "folder", "are_rows_beside", "arrays")}
         same["code"] = self.code.digest  # not the commit: saving a notebook makes that dirty
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
@@ -303,6 +320,7 @@ class Plan:
             "code": asdict(self.code),
             "job": self.job.model_dump(mode="json", exclude_unset=True),
             "sweep": write_sweep(self.sweep),
+            "are_rows_beside": self.are_rows_beside,
             "arrays": [[f"job-{n}.sbatch", first, count] for n, (first, count) in enumerate(self.arrays)],
         }
 

@@ -99,6 +99,7 @@ class LocalScheduler(Scheduler):
             "job_id": job_id,
             "script": submission.script,
             "folder": str(folder),
+            "args": list(submission.args),
             "tasks": parse_tasks(submission.tasks),
             "throttle": job.throttle,
             "limit": job.limit.total_seconds() if job.limit else None,

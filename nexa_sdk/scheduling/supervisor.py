@@ -169,7 +169,7 @@ class Supervisor:
         try:
             with open(path, "ab") as log:
                 process = subprocess.Popen(
-                    [spec["bash"], os.path.join(spec["folder"], spec["script"])],
+                    [spec["bash"], os.path.join(spec["folder"], spec["script"]), *spec["args"]],
                     env=env,
                     cwd=spec["folder"],
                     stdin=subprocess.DEVNULL,

@@ -227,7 +227,7 @@ def test_directives_survive_a_hostile_path(tmp_path: Path) -> None:
 
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-GOLDENS = ["grid", "switches", "table", "beside"]
+GOLDENS = ["grid", "switches", "table", "beside", "packed", "side-by-side"]
 
 
 def golden(name: str) -> tuple[Sweep, Job]:
@@ -250,6 +250,12 @@ def golden(name: str) -> tuple[Sweep, Job]:
                 pre_commands=["nvidia-smi"],
                 secrets=["WANDB_API_KEY"],
             ),
+        )
+    if name == "packed":
+        return Sweep("python train.py", {"lr": [1e-3, 1e-4], "seed": range(5)}, name="packed"), Job(time="2:00:00", gpus=1, pack=4)
+    if name == "side-by-side":
+        return Sweep("python train.py", {"lr": [1e-3, 1e-4], "seed": range(2)}, name="pairs", where=lambda t: t["seed"] < 2), Job(
+            time="2:00:00", gpus=4, pack=2, side_by_side=True, signal="TERM@60"
         )
     if name == "beside":
         rows = [{"lr": 1e-3, "resume": None, "amp": True}, {"lr": 1e-4, "resume": "last.pt", "amp": False}]

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nexa_sdk.scheduling.slurm.bash import quote
-from nexa_sdk.scheduling.slurm.trial_words import count_cells, trial_words
+from nexa_sdk.scheduling.slurm.running import run_packed_trials, run_trial, trials_of_task
+from nexa_sdk.scheduling.slurm.trial_words import count_cells
 
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
@@ -79,14 +80,14 @@ def are_rows_beside(sweep: Sweep, job: Job, whole: ArrayScript, *, longest: int)
 
 def render(sweep: Sweep, job: Job, array: ArrayScript) -> str:
     """Render the script that runs trials `first` to `first + count - 1` as one job array."""
+    run = run_packed_trials if job.trials_per_task > 1 else run_trial
     sections = [
         _directives(job, array),
-        _identity(sweep, array),
+        _identity(sweep, job, array),
         _ENDING,
         _surroundings(sweep, job, array),
         *_secrets(job, array),
-        _trial(sweep, array),
-        _running(job),
+        run(job, sweep, array.first, array.count, are_rows_beside=array.are_rows_beside),
     ]
     return "\n".join(sections)
 
@@ -95,7 +96,7 @@ def _directives(job: Job, array: ArrayScript) -> str:
     throttle = f"%{job.throttle}" if job.throttle else ""
     options: list[tuple[str, str | None]] = [
         ("job-name", array.token),
-        ("array", f"0-{array.count - 1}{throttle}"),
+        ("array", f"0-{job.tasks_of(array.count) - 1}{throttle}"),
         *job.directives(),
         ("output", f"{array.folder.replace('%', '%%')}/logs/%A_%a.log"),
         ("open-mode", "append"),
@@ -110,22 +111,28 @@ def _directive(value: str) -> str:
     return f'"{value}"' if any(c in value for c in " #'") else value
 
 
-def _identity(sweep: Sweep, array: ArrayScript) -> str:
+def _identity(sweep: Sweep, job: Job, array: ArrayScript) -> str:
     last = array.first + array.count - 1
+    pack = job.trials_per_task
     number = f"$(({array.first} + SLURM_ARRAY_TASK_ID))" if array.first else "$SLURM_ARRAY_TASK_ID"
+    of_one_trial = [
+        f"export NEXA_TRIAL={number}",
+        "export NEXA_RESULTS=$run/results/$job.jsonl  # JSON lines that the program appends",
+    ]
     lines = [
-        f"# nexa_sdk: trials {array.first} to {last} of {array.total} of the run {array.run}",
+        f"# nexa_sdk: trials {array.first} to {last} of {array.total} of the run {array.run}{f', {pack} a task' if pack > 1 else ''}",
         f"run={quote(array.folder)}",
         'job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
         f"export NEXA_RUN={quote(array.run)}",
-        f"export NEXA_TRIAL={number}",
-        "export NEXA_RESULTS=$run/results/$job.jsonl  # JSON lines that the program appends",
+        *(of_one_trial if pack == 1 else []),
         f"export WANDB_RUN_GROUP={quote(sweep.wandb_group or array.run)}",
-        'export WANDB_RUN_NAME="$NEXA_RUN-$NEXA_TRIAL"',
+        *(['export WANDB_RUN_NAME="$NEXA_RUN-$NEXA_TRIAL"'] if pack == 1 else []),
         f"export WANDB_PROJECT={quote(sweep.wandb_project or sweep.name)}",
     ]
     if sweep.tags:
         lines.append(f"export WANDB_TAGS={quote(','.join(sweep.tags))}")
+    if pack > 1:
+        lines += ["", trials_of_task(pack, array.first, array.count).rstrip()]
     return "\n".join(lines) + "\n"
 
 
@@ -210,42 +217,3 @@ def _secrets(job: Job, array: ArrayScript) -> list[str]:
     # The job's name, not the token of the first attempt: a retry brings its own.
     file = quote(f"{array.folder}/secrets/") + "$SLURM_JOB_NAME"
     return [_SECRETS.format(secrets=file) + ("" if job.requeue else _SECRETS_GO)]
-
-
-def _trial(sweep: Sweep, array: ArrayScript) -> str:
-    made = trial_words(sweep, array.first, array.count, place="$SLURM_ARRAY_TASK_ID", are_rows_beside=array.are_rows_beside)
-    note = ""
-    if array.are_rows_beside:
-        note = ": its row lies beside this script"
-    elif len(sweep.space.factors) > 1:
-        note = "; the last parameter varies fastest"
-    return "\n".join([f"# one trial a task{note}", *made.places, *made.index, *made.tables, *made.words]) + "\n"
-
-
-_RUNNING = """\
-# run it, pass signals on, and end with its exit code
-type -P "${{trial[0]}}" >/dev/null || fail "there is no program ${{trial[0]}} on $HOSTNAME (PATH=$PATH)"
-pid='' signal=''
-forward() {{ signal=$1; [[ -z $pid ]] || kill -s "$1" "$pid" 2>/dev/null || :; }}
-{traps}
-(trap - INT QUIT; exec "${{trial[@]}}") & # else bash would have the program ignore SIGINT
-pid=$!
-until
-  signal='' code=0
-  wait "$pid" || code=$?
-  [[ -z $signal ]] # else a signal ended the wait, not the program
-do :; done
-exit "$code"
-"""
-
-
-def _running(job: Job) -> str:
-    forwarded = ["HUP", "INT", "USR1", "USR2"]
-    # Every process of a task gets TERM anyway: passed on as well, it would come twice, and break a
-    # graceful shutdown. One that was asked for by --signal=B:TERM comes to this shell alone.
-    if job.signal is not None and "TERM" in job.signal:
-        forwarded.append("TERM")
-    traps = "; ".join(f"trap 'forward {name}' {name}" for name in forwarded)
-    return _RUNNING.format(
-        traps=traps if "TERM" in forwarded else f"{traps}\ntrap signal=TERM TERM # every process of the task gets it anyway"
-    )

@@ -1,0 +1,81 @@
+"""Several trials a task, on a real Slurm: shares of GPUs, a cancel, a retry by arguments."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nexa_sdk import Cluster, Sweep
+
+TELL = """
+with open(os.environ['NEXA_RESULTS'], 'w') as f:
+    f.write(json.dumps({'argv': sys.argv[1:], 'gpus': os.environ.get('CUDA_VISIBLE_DEVICES'), 'trial': os.environ['NEXA_TRIAL']}) + '\\n')
+"""
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def records(folder: str, tasks: int) -> list[Path]:
+    """Wait for the records of so many tasks."""
+    wait_until(lambda: len(list(Path(folder, "tasks").glob("*.json"))) >= tasks)
+    return sorted(Path(folder, "tasks").glob("*.json"))
+
+
+def results(folder: str) -> dict[str, dict[str, Any]]:
+    """Return what each trial reported, by the end of its file's name: task and slot."""
+    return {path.stem.partition("_")[2]: json.loads(path.read_text()) for path in Path(folder, "results").iterdir()}
+
+
+def ends(folder: str) -> dict[int, int]:
+    lines = [line for path in Path(folder, "tasks").glob("*.trials") for line in path.read_text().splitlines()]
+    return {event["trial"]: event["exit"] for event in map(json.loads, lines) if "exit" in event}
+
+
+def test_side_by_side_on_a_task_s_gpus(slurm: Cluster, program) -> None:
+    run = slurm.launch(Sweep(program(TELL), {"n": range(5)}), time="0:05:00", gpus=2, pack=2, side_by_side=True)
+    records(run.folder, 3)
+    found = results(run.folder)
+    assert {name: result["argv"] for name, result in found.items()} == {f"{n // 2}-{n % 2}": ["--n", str(n)] for n in range(5)}
+    assert {name: result["trial"] for name, result in found.items()} == {f"{n // 2}-{n % 2}": str(n) for n in range(5)}
+    for task in ("0", "1"):
+        shares = [found[f"{task}-{slot}"]["gpus"] for slot in (0, 1)]
+        assert all(len(share.split(",")) == 1 for share in shares)
+        assert len(set(shares)) == 2
+    assert ends(run.folder) == dict.fromkeys(range(5), 0)
+
+
+def test_scancel_ends_what_runs_and_begins_no_more(slurm: Cluster, program) -> None:
+    code = "signal.signal(signal.SIGTERM, lambda *_: (print('got TERM', flush=True), sys.exit(3)))\nprint('ready', flush=True)\ntime.sleep(300)"
+    run = slurm.launch(Sweep(program(code), {"n": range(3)}), time="0:05:00", pack=3)
+    logs = Path(run.folder, "logs")
+    wait_until(lambda: any("ready" in path.read_text() for path in logs.glob("*_0-0.log")))
+    (log,) = logs.glob("*_0-0.log")
+    subprocess.run(["scancel", log.name.partition("_")[0]], check=True)
+    (record,) = records(run.folder, 1)
+    assert json.loads(record.read_text())["exit"] == 3
+    assert log.read_text().count("got TERM") == 1
+    assert ends(run.folder) == {0: 3}
+
+
+def test_the_same_script_carries_the_trials_that_its_arguments_name(slurm: Cluster, program) -> None:
+    run = slurm.launch(Sweep(program(TELL), {"n": range(9)}), time="0:05:00", pack=3)
+    records(run.folder, 3)
+    answer = subprocess.run(
+        ["sbatch", "--parsable", "--job-name=again", "--array=0-1", f"{run.folder}/job-0.sbatch", "7", "2", "4", "8"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    again = answer.stdout.strip()
+    wait_until(lambda: len(list(Path(run.folder, "tasks").glob(f"{again}_*.json"))) == 2)
+    found = {path.stem: json.loads(path.read_text())["argv"] for path in Path(run.folder, "results").glob(f"{again}_*")}
+    assert found == {f"{again}_{n // 3}-{n % 3}": ["--n", str(trial)] for n, trial in enumerate((7, 2, 4, 8))}
