@@ -10,6 +10,7 @@ from nexa_sdk.errors import ClusterError, ClusterNotFound, CommandFailed, Comman
 from nexa_sdk.scheduling.base import ArrayHandle, Check, Limits, Scheduler, Submission, TaskStatus, Verdict
 from nexa_sdk.scheduling.environment import for_questions, for_trials
 from nexa_sdk.scheduling.slurm import accounting, checks, submitting
+from nexa_sdk.scheduling.slurm.polling import Poller
 from nexa_sdk.transports.base import Completed, Transport
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class SlurmScheduler(Scheduler):
         self.transport = transport
         self.settings = dict(settings or {})
         self._config: dict[str, str] | None = None
+        self._poller = Poller(self._run, lambda: self.has_accounting)
 
     # ---- asking ---------------------------------------------------------------------------------
 
@@ -121,22 +123,8 @@ class SlurmScheduler(Scheduler):
     # ---- watching -------------------------------------------------------------------------------
 
     def poll(self, arrays: Sequence[ArrayHandle]) -> dict[str, dict[int, TaskStatus]]:
-        """Ask about all arrays at once: one squeue, and one sacct where there is accounting."""
-        jobs = {array.job_id: array.tasks for array in arrays}
-        if not jobs:
-            return {}
-        answer = self._run("squeue", "-h", "-r", "-t", "all", "-j", ",".join(jobs), "-o", accounting.SQUEUE_FORMAT)
-        # Asked for one job alone that it has forgotten, squeue fails; among others it skips it.
-        if answer.returncode and "Invalid job id" not in answer.stderr:
-            raise CommandFailed("squeue", answer.returncode, answer.stderr)
-        queued = accounting.read_squeue(answer.stdout)
-        accounted: dict[str, accounting.Accounted] = {}
-        # Of a task that ended some minutes ago, or that waits after a requeue, only accounting knows what it was.
-        if self.has_accounting:
-            rows = self._run("sacct", "-n", "-P", "-X", "-D", "-j", ",".join(jobs), f"--format={accounting.SACCT_FIELDS}")
-            if rows.returncode == 0:  # while its database is away, what squeue knows has to do
-                accounted = accounting.read_sacct(rows.stdout)
-        return accounting.merge(jobs, queued, accounted)
+        """Ask about all arrays at once: one squeue, and one sacct for what it alone can tell."""
+        return self._poller.poll(arrays)
 
     def cancel(self, array: ArrayHandle, tasks: str | None) -> None:
         """End tasks: scancel sends TERM, and KILL after the site's KillWait."""
