@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalScheduler", "count_gpus"]
 
 KILL_WAIT = 5.0  # seconds between TERM and KILL
-MOST_TRIALS = 10**6
+MOST_TASKS = 10**6
 START_TIMEOUT = 30.0  # seconds
 STARTING = 60.0  # seconds that a supervisor may take to begin
 
@@ -240,13 +240,11 @@ class LocalScheduler(Scheduler):
         """Say nothing: there is no queue."""
 
     def checks(self, job: Job, *, folder: str, tasks: int) -> list[Check]:
-        """Look at cores, GPUs and the number of trials."""
+        """Look at cores, GPUs and the number of tasks."""
         found = self._resources(job)
-        if tasks > MOST_TRIALS:
+        if tasks > MOST_TASKS:
             found.append(
-                Check(
-                    "trials", "error", f"{tasks:,} are too many for one machine (at most {MOST_TRIALS:,}); draw some with sweep.sample(n)"
-                )
+                Check("tasks", "error", f"{tasks:,} are too many for one machine (at most {MOST_TASKS:,}); draw some with sweep.sample(n)")
             )
         if job.partition:
             found.append(Check("partition", "warning", f"this machine has no partitions; {job.partition!r} is left aside"))

@@ -236,11 +236,12 @@ def refused(plan: Plan) -> str:
 def test_more_trials_than_slurm_takes_jobs_is_refused_before_it_is_sent(slurm: Cluster) -> None:
     slurm.scheduler.config()["MaxJobCount"] = "100"  # type: ignore[attr-defined]
     words = refused(slurm.plan(Sweep("true", {"x": range(150)}), time="0:05:00"))
-    assert words.startswith(("array", "trials"))
-    assert "150" in words
-    assert "100" in words
+    assert words.startswith("tasks: 150 tasks are more jobs than the controller holds (MaxJobCount=100): pack=2 puts 2 trials into a task")
     few = slurm.plan(Sweep("true", {"x": range(50)}), time="0:05:00").preflight()
     assert "error" not in few["verdict"].tolist()
+    packed = slurm.plan(Sweep("true", {"x": range(150)}), time="0:05:00", pack=2).preflight()
+    assert "error" not in packed["verdict"].tolist()
+    assert "75 of 2 trials in 1 array" in "\n".join(packed["words"])
 
 
 def test_more_nodes_than_the_partition_has_are_refused_before_they_are_sent(slurm: Cluster) -> None:

@@ -42,7 +42,7 @@ def ends(folder: str) -> dict[int, int]:
 
 def test_side_by_side_on_a_task_s_gpus(slurm: Cluster, program) -> None:
     run = slurm.launch(Sweep(program(TELL), {"n": range(5)}), time="0:05:00", gpus=2, pack=2, side_by_side=True)
-    records(run.folder, 3)
+    run.wait(timeout=60)
     found = results(run.folder)
     assert {name: result["argv"] for name, result in found.items()} == {f"{n // 2}-{n % 2}": ["--n", str(n)] for n in range(5)}
     assert {name: result["trial"] for name, result in found.items()} == {f"{n // 2}-{n % 2}": str(n) for n in range(5)}
@@ -64,6 +64,19 @@ def test_scancel_ends_what_runs_and_begins_no_more(slurm: Cluster, program) -> N
     assert json.loads(record.read_text())["exit"] == 3
     assert log.read_text().count("got TERM") == 1
     assert ends(run.folder) == {0: 3}
+    run.wait(timeout=60, check=False)
+    assert run.status()["state"].tolist() == ["CANCELLED"] * 3
+
+
+def test_the_trials_that_failed_are_packed_anew_for_a_retry(slurm: Cluster, program, tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+    code = f"{TELL}\nsys.exit(int(sys.argv[2]) in (1, 4, 8) and not os.path.exists({str(mended)!r}))"
+    run = slurm.launch(Sweep(program(code), {"n": range(9)}), time="0:05:00", pack=3).wait(timeout=60, check=False)
+    assert [trial for trial, state in enumerate(run.status()["state"]) if state == "FAILED"] == [1, 4, 8]
+    mended.touch()
+    run.retry().wait(timeout=60)
+    assert run.results()["argv"].tolist() == [["--n", str(n)] for n in range(9)]
+    assert len({run.status()["job"][trial] for trial in (1, 4, 8)}) == 1
 
 
 def test_the_same_script_carries_the_trials_that_its_arguments_name(slurm: Cluster, program) -> None:

@@ -181,6 +181,7 @@ def test_a_row_that_is_gone_is_its_trials_failure_alone(tmp_path: Path) -> None:
 SLEEPY = """
 def ended(number, frame):
     print('got', signal.Signals(number).name, flush=True)
+    time.sleep(0.5)
     sys.exit(5)
 for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
     signal.signal(number, ended)
@@ -200,6 +201,7 @@ def test_term_ends_the_current_trial_and_no_further_one_begins(tmp_path: Path) -
     signal_session(process, signal.SIGTERM)
     assert process.wait(timeout=60) == 5
     assert [event["slot"] for event in events(tmp_path)] == [0, 0]
+    assert [event.get("ended_by_task") for event in events(tmp_path)] == [None, True]
     assert (tmp_path / "logs/7_0-0.log").read_text() == "ready\ngot SIGTERM\n"
 
 
@@ -209,6 +211,18 @@ def test_a_task_that_term_kept_from_its_last_trials_has_not_ended_well(tmp_path:
     signal_session(process, signal.SIGTERM)
     assert process.wait(timeout=60) == 143
     assert ends(tmp_path) == {0: 0}
+    assert "ended_by_task" not in (tmp_path / "tasks/7_0.trials").read_text()
+
+
+def test_a_program_that_dies_of_the_same_term_as_its_script_has_no_strange_exit_code(tmp_path: Path) -> None:
+    """In the very moment of a signal bash may lose the exit code of what it waits for."""
+    script = script_of(Sweep(["sleep", "{n}"], {"n": range(300, 320)}), tmp_path, Job(pack=20, side_by_side=True))
+    process = start(script, tmp_path)
+    wait_until(lambda: (tmp_path / "tasks/7_0.trials").exists() and len(events(tmp_path)) == 20)
+    time.sleep(0.5)
+    signal_session(process, signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert set(ends(tmp_path).values()) == {143}
 
 
 def test_term_ends_all_that_run_side_by_side_once_each(tmp_path: Path) -> None:
@@ -217,6 +231,7 @@ def test_term_ends_all_that_run_side_by_side_once_each(tmp_path: Path) -> None:
     signal_session(process, signal.SIGTERM)
     assert process.wait(timeout=60) == 5
     assert ends(tmp_path) == {0: 5, 1: 5, 2: 5}
+    assert all(event["ended_by_task"] for event in events(tmp_path) if "end" in event)
     assert {(tmp_path / f"logs/7_0-{slot}.log").read_text() for slot in range(3)} == {"ready\ngot SIGTERM\n"}
 
 
@@ -230,6 +245,7 @@ def test_a_signal_to_the_script_reaches_what_runs(job: Job, number: signal.Signa
     process.send_signal(number)
     assert process.wait(timeout=60) == 5
     assert ends(tmp_path) == ({0: 5, 1: 5, 2: 5} if job.side_by_side else {0: 5, 1: 0, 2: 0})
+    assert not any("ended_by_task" in event for event in events(tmp_path))
     assert f"got {number.name}\n" in (tmp_path / "logs/7_0-0.log").read_text()
 
 

@@ -77,7 +77,7 @@ def number_items(numbers: Sequence[float], *, indent: str = "  ", width: int = 9
 # Lower case alone keeps clear of what the environment and bash itself use; these are left.
 _TAKEN = frozenset(
     "run node name first trial trials row rows slot slots gpus combination i record logged started begun code pid pids signal "
-    "stop events restarts left share claim claimed ended secrets now histchars auto_resume "
+    "stop events restarts left share before cause claim claimed ended secrets now histchars auto_resume "
     "http_proxy https_proxy ftp_proxy all_proxy no_proxy job attempt".split()
 )
 

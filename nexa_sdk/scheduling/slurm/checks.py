@@ -13,7 +13,7 @@ from nexa_sdk.walltime import format_walltime
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
 
-__all__ = ["expected_start", "number_of_trials", "resources", "run_folder"]
+__all__ = ["expected_start", "number_of_tasks", "resources", "run_folder"]
 
 
 def resources(job: Job, table: dict[str, Partition]) -> list[Check]:
@@ -44,13 +44,19 @@ def run_folder(folder: str, *, is_throw_away: bool) -> list[Check]:
     return [Check("run folder", "warning", words)]
 
 
-def number_of_trials(tasks: int, array_size: int, job_count: int) -> Check:
-    """Compare the trials with what the controller holds; over that sbatch waits without a word."""
+def number_of_tasks(tasks: int, array_size: int, job_count: int, *, pack: int = 1) -> Check:
+    """Compare the tasks with what the controller holds; over that sbatch waits without a word."""
+    of_trials = f" of {pack} trials" if pack > 1 else ""
     if tasks > job_count:
-        words = f"{tasks:,} trials are more jobs than the controller holds (MaxJobCount={job_count:,}); launch fewer at once"
-        return Check("trials", "error", f"{words}, such as Sweep.from_trials(command, sweep[:n])")
+        needed = -(-tasks * pack // job_count)
+        then = -(-tasks * pack // needed)
+        words = (
+            f"{tasks:,} tasks{of_trials} are more jobs than the controller holds (MaxJobCount={job_count:,}): "
+            f"pack={needed} puts {needed} trials into a task and makes them {then:,}; time= is then that of all trials of a task"
+        )
+        return Check("tasks", "error", words)
     arrays = -(-tasks // array_size)
-    return Check("trials", "ok", f"{tasks:,} in {arrays} array{'s' if arrays > 1 else ''} (MaxArraySize={array_size:,})")
+    return Check("tasks", "ok", f"{tasks:,}{of_trials} in {arrays} array{'s' if arrays > 1 else ''} (MaxArraySize={array_size:,})")
 
 
 def _walltime(job: Job, chosen: list[Partition]) -> Check:

@@ -136,7 +136,7 @@ class SlurmScheduler(Scheduler):
     # ---- looking before -------------------------------------------------------------------------
 
     def checks(self, job: Job, *, folder: str, tasks: int) -> list[Check]:
-        """Look at partition, walltime, GPUs and the number of trials."""
+        """Look at partition, walltime, GPUs and the number of tasks."""
         try:
             table = self.partition_table()
         except ClusterNotFound:
@@ -147,7 +147,7 @@ class SlurmScheduler(Scheduler):
         return [
             *checks.run_folder(folder, is_throw_away=bool(self.settings)),
             *checks.resources(job, table),
-            checks.number_of_trials(tasks, self.limits().array_size, jobs),
+            checks.number_of_tasks(tasks, self.limits().array_size, jobs, pack=job.trials_per_task),
         ]
 
     def expected_start(self, script: str) -> Check:

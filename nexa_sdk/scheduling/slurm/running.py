@@ -21,12 +21,13 @@ pid='' signal=''
 forward() {{ signal=$1; [[ -z $pid ]] || kill -s "$1" "$pid" 2>/dev/null || :; }}
 {traps}
 (trap - INT QUIT; exec "${{trial[@]}}") & # else bash would have the program ignore SIGINT
-pid=$!
+pid=$! code=0
 until
-  signal='' code=0
+  signal='' before=$code code=0
   wait "$pid" || code=$?
   [[ -z $signal ]] # else a signal ended the wait, not the program
 do :; done
+((code >= 0)) || code=$before # it ended in that very moment, and bash lost its exit code
 exit "$code"
 """
 
@@ -66,14 +67,17 @@ forward() {{
 }}
 pass_on() {{ {traps}; }}
 await() {{ # the end of a process, whose exit code is then in $ended
+  local before
+  ended=0
   until
-    signal='' ended=0
+    signal='' before=$ended ended=0
     wait "$1" || ended=$?
     [[ -z $signal ]] # else a signal ended the wait, not the process
   do :; done
+  ((ended >= 0)) || ended=$before # it ended in that very moment, and bash lost its exit code
 }}
 run_trial() {{ # a slot's number, and its trial's
-  local begun name=$job-$1
+  local begun name=$job-$1 cause=''
   pids=()
   pass_on
   exec >> "$run/logs/$name.log" 2>&1
@@ -88,7 +92,8 @@ run_trial() {{ # a slot's number, and its trial's
   ) &
   pids=("$!")
   await "$!"
-  echo "$begun,\\"end\\":$(date +%s),\\"exit\\":$ended}}" >> "$events"
+  [[ -z $stop || $ended == 0 ]] || cause=',"ended_by_task":true' # TERM came: of a cancel, a time limit, a preemption
+  echo "$begun,\\"end\\":$(date +%s),\\"exit\\":$ended$cause}}" >> "$events"
   exit "$ended"
 }}
 pass_on
