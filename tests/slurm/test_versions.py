@@ -61,7 +61,7 @@ def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
         place = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
         sandbox = Sandbox(place / "box")
         try:
-            sandbox.start(SandboxSpec(nodes=3, gpus_per_node=0, min_job_age=15, slurmd_timeout=20, cred_expire=20, kill_wait=2))
+            sandbox.start(SandboxSpec(nodes=3, gpus_per_node=0, min_job_age=40, slurmd_timeout=20, cred_expire=20, kill_wait=2))
             yield sandbox
         finally:
             if sandbox.status():
@@ -316,14 +316,16 @@ class Play:
 
     def write(self, when: str, run: Run, expected: list[str]) -> None:
         job = self.scene.job(run)
-        self.record += [f"== {when}: {'; '.join(expected)}", "-- squeue", *self.scene.squeue(job).splitlines()]
-        self.record += ["-- sacct", *self.scene.sacct(job).splitlines()]
+        shown, text = "; ".join(expected), f"-- squeue\n{self.scene.squeue(job)}-- sacct\n{self.scene.sacct(job)}"
+        if self.record and self.record[-1].partition(": ")[2] == f"{shown}\n{text}":  # nothing came late
+            self.record.pop()
+        self.record.append(f"== {when}: {shown}\n{text}")
 
     def save(self, version: str) -> None:
         if self.record:
             path = RECORDED / version / f"{self.name}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{line.rstrip()}\n" for line in self.record))
+            path.write_text("".join(self.record))
 
 
 def play(box: Sandbox, version: str, scenarios: list[Scenario]) -> None:
