@@ -54,7 +54,7 @@ def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
             made = subprocess.run(["bash", REPOSITORY / "bin" / "slurm-versions", version], capture_output=True, text=True)
             if made.returncode:
                 pytest.skip(made.stderr.strip())
-            folder = made.stdout.split()[-1]
+            folder = made.stdout.rstrip().partition("\t")[2]
             patch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
         if missing_programs():
             pytest.skip(f"no Slurm here; get it by: {install_hint()}")
@@ -67,6 +67,7 @@ def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
             if sandbox.status():
                 sandbox.destroy()
             shutil.rmtree(place, ignore_errors=True)
+        assert "slurm-versions" not in Path("/proc/self/mountinfo").read_text(), "what is mounted is gone with the programs"
 
 
 class Scene:

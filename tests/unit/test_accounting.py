@@ -47,6 +47,7 @@ def test_the_expected_start_of_a_pending_task_is_no_start() -> None:
         ("1_0|CANCELLED by 1000|0:0|1|2|n1|None", State.CANCELLED, None),
         ("1_0|NODE_FAIL|1:0|1|2|n1|None", State.NODE_FAIL, None),
         ("1_0|OUT_OF_MEMORY|0:125|1|2|n1|None", State.OUT_OF_MEMORY, None),
+        ("1_0|FAILED|0:53|1|2|n1|None", State.FAILED, None),
         ("1_0|PREEMPTED|0:0|1|2|n1|None", State.PREEMPTED, None),
         ("1_0|RUNNING|0:0|1|Unknown|n1|None", State.RUNNING, None),
         ("1_0|SOMETHING_NEW|0:0|1|2|n1|None", State.UNKNOWN, None),
@@ -89,6 +90,42 @@ def test_what_lives_is_as_the_controller_says_whatever_accounting_has() -> None:
 
 def test_collapsed_rows_that_still_wait_say_nothing() -> None:
     assert merge(["1"], {}, read_sacct("1_[3-9%2]|PENDING|0:0|Unknown|Unknown|None assigned|JobArrayTaskLimit\n")) == {"1": {}}
+
+
+def earlier(squeue: str, sacct: str) -> list[State]:
+    (status,) = merge(["7"], read_squeue(squeue), read_sacct(sacct))["7"].values()
+    return [each.state for each in status.earlier]
+
+
+def test_earlier_executions_are_kept_the_oldest_first() -> None:
+    before = "7_0|REQUEUED|0:0|10|20|n1|\n7_0|NODE_FAIL|1:0|30|40|n1|\n"
+    assert earlier("7|0|RUNNING|50|N/A|n1|None\n", f"{before}7_0|RUNNING|0:0|50|Unknown|n1|\n") == [State.REQUEUED, State.NODE_FAIL]
+    assert earlier("", f"{before}7_0|COMPLETED|0:0|50|60|n1|\n") == [State.REQUEUED, State.NODE_FAIL]
+    assert earlier("", before) == [State.REQUEUED], "it was not requeued again"
+
+
+@pytest.mark.parametrize(
+    ("now", "row", "before"),
+    [
+        # the row of the present execution is late
+        ("PENDING|N/A|N/A", "NODE_FAIL|1:0|10|20", [State.NODE_FAIL]),
+        ("PENDING|N/A|N/A", "PREEMPTED|0:0|10|20", [State.PREEMPTED]),
+        ("RUNNING|30|N/A", "COMPLETED|0:0|10|20", [State.COMPLETED]),
+        ("COMPLETED|30|40", "NODE_FAIL|1:0|10|20", [State.NODE_FAIL]),
+        # the controller was asked a moment before: it is the same execution
+        ("PENDING|N/A|N/A", "COMPLETED|0:0|10|10", []),
+        ("RUNNING|10|N/A", "FAILED|1:0|10|20", []),
+        ("RUNNING|10|N/A", "COMPLETED|0:0|10|10", []),
+        ("COMPLETED|10|20", "COMPLETED|0:0|10|20", []),
+    ],
+)
+def test_a_row_is_of_an_earlier_execution_only_if_it_must_be(now: str, row: str, before: list[State]) -> None:
+    assert earlier(f"7|0|{now}|n1|None\n", f"7_0|{row}|n1|None\n") == before
+
+
+def test_a_collapsed_row_says_nothing_of_a_task_whose_own_row_is_late() -> None:
+    sacct = "7_0|RUNNING|0:0|10|Unknown|n1|\n7_[0-1]|CANCELLED by 0|0:0|None|30|None assigned|\n"
+    assert set(merge(["7"], {}, read_sacct(sacct))["7"]) == {1}
 
 
 SINFO = "gpu*|up|infinite|2|gpu:h100:4\ncpu|up|1-00:00:00|10|(null)\nold|down|2:00:00|1|gpu:v100:2(S:0-1),lustre:1\nany|up|30:00|3|gpu:8\nany|up|30:00|1|gpu:a100:2\n"
