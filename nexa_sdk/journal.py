@@ -100,15 +100,20 @@ class Journal:
             )
             row = connection.execute("SELECT sends FROM arrays WHERE token = ?", (token,)).fetchone()
         if row is None:
-            raise JournalError(f"the journal {self.path} does not know the array {token}: was it removed?")
+            raise self._unknown(token)
         return int(row[0])
+
+    def _unknown(self, token: str) -> JournalError:
+        return JournalError(f"the journal {self.path} does not know the array {token}: was it removed?")
 
     def settle(self, token: str, outcome: str, *, job_id: str | None = None, words: str = "", unless_submitted: bool = False) -> None:
         """Write down what came of a submission; what was submitted may be known from another process meanwhile."""
         guard = " AND outcome != 'submitted'" if unless_submitted else ""
         with self._file.writing() as connection:
             statement = f"UPDATE arrays SET outcome = ?, job_id = ?, words = ? WHERE token = ?{guard}"
-            connection.execute(statement, (outcome, job_id, words, token))
+            changed = connection.execute(statement, (outcome, job_id, words, token)).rowcount
+        if not changed and not unless_submitted:
+            raise self._unknown(token)
 
     def finish(self, token: str, final: list[Any]) -> None:
         """Write down how all tasks of an array ended: they need not be asked for again."""
