@@ -263,7 +263,9 @@ class Plan:
 
     def _whole(self, run: Run) -> Run:
         """Send what of a run never arrived, because the process that launched it died or its cluster gave no answer."""
-        if any(array.outcome in ("intent", "unknown", "void") for array in self.cluster.journal.arrays(run.id)):
+        from nexa_sdk.records import UNSETTLED
+
+        if any(array.outcome in UNSETTLED for array in self.cluster.journal.arrays(run.id)):
             print(f"Not all of {run.id} is known to have arrived; looking what did …")
             run.resume()
         return run

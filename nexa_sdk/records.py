@@ -7,7 +7,9 @@ from typing import Any
 
 from nexa_sdk.tasks import parse_tasks
 
-__all__ = ["ArrayRecord", "RunRecord"]
+__all__ = ["UNSETTLED", "ArrayRecord", "RunRecord"]
+
+UNSETTLED = ("intent", "unknown", "void")  # outcomes of what resuming looks up, and sends if it never arrived
 
 
 @dataclass(frozen=True)

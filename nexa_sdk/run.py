@@ -15,7 +15,7 @@ from nexa_sdk import tables, waiting
 from nexa_sdk.attempts import Attempt, Attempts
 from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, JournalError, RunFailed
 from nexa_sdk.job_secrets import read_secrets
-from nexa_sdk.records import ArrayRecord
+from nexa_sdk.records import UNSETTLED, ArrayRecord
 from nexa_sdk.scheduling.base import ArrayHandle
 from nexa_sdk.states import State
 from nexa_sdk.submission import Submitter
@@ -371,6 +371,8 @@ class Run:
         SubmissionRejected, SubmissionUnknown
         """
         given = trials is not None
+        if any(array.outcome in UNSETTLED for array in self._journal.arrays(self.id)):
+            self.resume()  # another retry was cut short, say: else it would be forgotten, and sent some other day
         chosen = self._trials(trials, "retry")
         failed = [attempt for attempt in self.last_known if attempt.trial in chosen and attempt.status.state.is_failure]
         if given and len(failed) < len(chosen):
@@ -409,7 +411,7 @@ class Run:
         SubmissionRejected
         """
         arrays = self._journal.arrays(self.id)
-        if all(array.outcome not in ("intent", "unknown", "void") for array in arrays):
+        if all(array.outcome not in UNSETTLED for array in arrays):
             print(f"Nothing to resume: all of {self.id} was submitted.")
             return self
         sent = self._submitter().resume(arrays, files=self._files(), secrets=read_secrets(self.job), is_sure=force)

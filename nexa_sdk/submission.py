@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nexa_sdk.errors import ClusterError, JournalError, SubmissionUnknown, SubmissionVoided
+from nexa_sdk.records import UNSETTLED
 from nexa_sdk.scheduling.base import ArrayHandle, Scheduler, Submission
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Submitter:
                     before = done[-1].job_id if done else None
                     job_id = self._submit(array, files.get(array.token, {}), secrets, self._after(before, dependencies))
                     done.append(replace(array, job_id=job_id))
-            except SubmissionUnknown as error:
+            except (SubmissionUnknown, SubmissionVoided) as error:  # another process may have sent it
                 self._journal.settle(arrays[len(done)].token, "unknown", words=str(error), unless_submitted=True)
                 raise
             except ClusterError as error:
@@ -91,7 +92,7 @@ class Submitter:
             before: str | None = None
             for array in arrays:
                 job_id = array.job_id
-                if array.outcome in ("intent", "unknown", "void"):
+                if array.outcome in UNSETTLED:
                     job_id = self.settle(array, is_sure=is_sure)
                     if job_id is None:
                         job_id = self._send_again(array, files.get(array.token, {}), secrets, self._after(before, ()))
@@ -158,7 +159,7 @@ class Submitter:
     def _send_again(self, array: ArrayRecord, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[str]) -> str:
         try:
             return self._submit(replace(array, sends=0), files, secrets, dependencies)
-        except SubmissionUnknown as error:
+        except (SubmissionUnknown, SubmissionVoided) as error:
             self._journal.settle(array.token, "unknown", words=str(error), unless_submitted=True)
             raise
         except ClusterError as error:
