@@ -163,23 +163,20 @@ class LocalScheduler(Scheduler):
         try:
             with _locked(Path(folder) / "local" / "submit.lock"):
                 job_id = self._settled(token, Path(folder))
-                if job_id is None:
-                    _write(Path(folder) / "local" / f"{token}.void", str(send).encode(), 0o600)
+                void = Path(folder) / "local" / f"{token}.void"
+                if job_id is None and (not void.exists() or int(void.read_text()) < send):
+                    _write(void, str(send).encode(), 0o600)
         except OSError as error:
             raise ClusterError(f"the run's folder {folder} can't be written: {error}") from error
         return Verdict(job_id, is_certain=True)
 
     def _settled(self, token: str, folder: Path) -> str | None:
         """Find a submission; one whose submitter died before a supervisor began is undone. submit.lock is held."""
-        spec = folder / "local" / f"{token}.json"
-        job_id, has_begun = self._look(spec)
-        if job_id is not None and not has_begun:
-            spec.unlink()  # a supervisor that comes late finds it gone, and ends
-            return None
-        return job_id
+        job_id, has_begun = self._look(folder / "local" / f"{token}.json", undo=True)
+        return job_id if has_begun else None
 
-    def _look(self, spec: Path) -> tuple[str | None, bool]:
-        """Return the job id that a supervisor was to begin with, and whether it has begun."""
+    def _look(self, spec: Path, *, undo: bool = False) -> tuple[str | None, bool]:
+        """Return the job id that a supervisor was to begin with, and whether it has begun; `undo` keeps it from beginning."""
         try:
             job_id = str(json.loads(spec.read_bytes())["job_id"])
         except FileNotFoundError:
@@ -189,7 +186,10 @@ class LocalScheduler(Scheduler):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 return job_id, True  # it lives
-            return job_id, spec.with_suffix(".events").exists()
+            has_begun = spec.with_suffix(".events").exists()
+            if undo and not has_begun:  # under its lock: a supervisor that comes late finds it gone, and ends
+                spec.unlink()
+            return job_id, has_begun
 
     @property
     def memory(self) -> float | None:

@@ -94,9 +94,17 @@ class Supervisor:
         # Locked before there are events: a lock that is free beside them means a death.
         self.lock = os.open(self.base + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self.lock, fcntl.LOCK_EX)
-        if not os.path.exists(spec_path):  # its submitter died, and somebody undid the submission meanwhile
+        if not self.is_wanted(spec_path):  # its submitter died, and somebody undid the submission meanwhile
             raise SystemExit(0)
         self.events = open(self.base + ".events", "a", buffering=1)
+
+    def is_wanted(self, spec_path: str) -> bool:
+        """Whether what it was started for still stands: it may be gone, or another submission's."""
+        try:
+            with open(spec_path) as file:
+                return json.load(file)["job_id"] == self.spec["job_id"]
+        except FileNotFoundError:
+            return False
 
     # ---- what it writes down -------------------------------------------------------------------
 
