@@ -130,6 +130,11 @@ class SlurmScheduler(Scheduler):
         """End tasks: scancel sends TERM, and KILL after the site's KillWait."""
         target = array.job_id if tasks is None else f"{array.job_id}_[{tasks}]"
         answer = self._run("scancel", target)
+        if answer.returncode and submitting.may_be_done(answer):
+            raise CommandTimeout(
+                f"Slurm gave no clear answer, and may have cancelled it or not: {answer.stderr.strip()}. "
+                "Look with run.status() once it answers, and cancel again what still runs"
+            )
         if answer.returncode:
             raise CommandFailed("scancel", answer.returncode, answer.stderr)
 

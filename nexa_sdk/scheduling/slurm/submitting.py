@@ -31,7 +31,7 @@ from nexa_sdk.transports.base import Completed
 if TYPE_CHECKING:
     from nexa_sdk.transports.base import Transport
 
-__all__ = ["submit", "void"]
+__all__ = ["may_be_done", "submit", "void"]
 
 # seconds: a controller that is down is waited for by sbatch for 10; a full one (MaxJobCount) for ever
 SUBMIT = 60.0
@@ -78,8 +78,10 @@ for proof in "$mark" "$mark.claim"; do
 done
 now=$(date +%s) old=0 since=0
 [ ! -e "$mark.void" ] || read -r old since < "$mark.void"
-[ "$old" = "$send" ] || since=$now
-echo "$send $since" > "$mark.void.part" && mv -f "$mark.void.part" "$mark.void" || exit 73
+if [ "$old" -lt "$send" ]; then # never lowered: another process may have given up a later one
+  since=$now
+  echo "$send $since" > "$mark.void.part" && mv -f "$mark.void.part" "$mark.void" || exit 73
+fi
 if [ "$known" = no ] || [ -e "$mark.begun" ]; then echo "begun $((now - since))"; else echo never; fi
 """
 
@@ -120,11 +122,16 @@ def _refused(submission: Submission, answer: Completed) -> Exception:
         return SubmissionVoided(f"{submission.token}: another process gave this sending up")
     if answer.returncode == 127:
         return ClusterNotFound(f"there is no sbatch on this machine's PATH: {words}")
-    if _MAYBE.search(words) or answer.returncode < 0 or 128 < answer.returncode < 255:
+    if may_be_done(answer):
         return _unknown(submission.token, words)
     if _NOBODY_THERE.search(words):
         return SubmissionRejected(f"Slurm does not answer, and nothing was submitted: {words}")
     return SubmissionRejected(f"sbatch refused {submission.token}, and nothing was submitted: {words}")
+
+
+def may_be_done(answer: Completed) -> bool:
+    """Whether a command of Slurm's that failed may have been heard all the same: it was killed, or waited in vain."""
+    return bool(_MAYBE.search(answer.stderr)) or answer.returncode < 0 or 128 < answer.returncode < 255
 
 
 def _unknown(token: str, words: str) -> SubmissionUnknown:
