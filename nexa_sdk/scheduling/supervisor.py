@@ -102,7 +102,7 @@ class Supervisor:
         """Whether what it was started for still stands: it may be gone, or another submission's."""
         try:
             with open(spec_path) as file:
-                return json.load(file)["job_id"] == self.spec["job_id"]
+                return bool(json.load(file)["job_id"] == self.spec["job_id"])
         except FileNotFoundError:
             return False
 

@@ -55,6 +55,17 @@ def rows_of(sweep: Sweep) -> Iterator[dict[str, str]]:
                 row = {}
 
 
+@pytest.mark.parametrize("where", [script_of, beside])
+@pytest.mark.parametrize("style", ["flags", "hydra", "env"])
+def test_a_switch_that_a_trial_lacks(tmp_path: Path, style: str, where) -> None:
+    sweep = Sweep.from_trials(TELL, [{"a": value, "b": 1} for value in (True, None, False)], style=style)
+    script = where(sweep, tmp_path / "run")
+    for trial in range(3):
+        words, env = received(script, tmp_path / "run", trial)
+        assert words == argv(sweep, sweep[trial])[4:]
+        assert ("a" in env) == ("a" in environment(sweep, sweep[trial]))
+
+
 # ---- any value, in every style -----------------------------------------------------------------------
 
 

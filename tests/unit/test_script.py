@@ -59,7 +59,7 @@ VALUES = TEXT | st.integers() | st.floats() | st.booleans() | st.none()
 
 
 def run_task(script: str, folder: Path, task: int, count: int = 1) -> subprocess.CompletedProcess[str]:
-    for name in ("tasks", "results"):
+    for name in ("tasks", "results", "submitted"):
         (folder / name).mkdir(exist_ok=True, parents=True)
     env = {
         "PATH": os.environ["PATH"],

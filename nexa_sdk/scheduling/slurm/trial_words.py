@@ -104,11 +104,12 @@ class _Expression:
 
     `word` expands to it; `given`, where there is one, is a condition that holds when the trial has
     it, and `word_or_null` then expands to null where it has not; `is_switch` says that all values
-    are booleans.
+    are booleans, and `is_on` is the condition that it is true.
     """
 
     word: str
     given: str | None = None
+    is_on: str | None = None
     word_or_null: str = ""
     is_switch: bool = False
     value: object = SAME
@@ -118,22 +119,22 @@ class _Expression:
         return cls(quote(text_of(value)), is_switch=isinstance(value, bool), value=value)
 
     @classmethod
-    def of(cls, variable: str, kinds: set[type], *, is_none_unset: bool) -> _Expression:
-        """Expand a variable whose values are of these kinds; `is_none_unset` of a switch, too."""
+    def of(cls, variable: str, kinds: set[type]) -> _Expression:
+        """Expand a variable whose values are of these kinds; it is unset where a trial has None."""
         is_switch = bool in kinds and kinds <= {bool, type(None)}
         can_lack = type(None) in kinds
         plain = f"${variable}" if variable.isidentifier() else f"${{{variable}}}"
-        given = None
-        if is_switch:
-            given = f"[[ {f'${{{variable}-}}' if can_lack and is_none_unset else plain} == true ]]"
-        elif can_lack:
-            given = f"[[ ${{{variable}+given}} ]]"
-        or_null = double_quoted(f"${{{variable}-null}}") if can_lack else ""
-        return cls(double_quoted(plain), given, or_null, is_switch)
+        return cls(
+            double_quoted(plain),
+            given=f"[[ ${{{variable}+given}} ]]" if can_lack else None,
+            is_on=f"[[ {f'${{{variable}-}}' if can_lack else plain} == true ]]" if is_switch else None,
+            word_or_null=double_quoted(f"${{{variable}-null}}") if can_lack else "",
+            is_switch=is_switch,
+        )
 
 
 def _in_row(variable: str, values: Sequence[Scalar]) -> _Expression:
-    return _Expression.of(variable, _kinds(values), is_none_unset=True)
+    return _Expression.of(variable, _kinds(values))
 
 
 def _kinds(values: Sequence[Scalar]) -> set[type]:
@@ -191,10 +192,10 @@ def _column(variable: str, values: Sequence[Scalar], listed: Sequence[int] | Non
         return _Expression(double_quoted(f"$(({offset} + {position}))")), None
     chosen = _listed(values, listed)
     kinds = _kinds(chosen)
-    expression = _Expression.of(f"{variable}[{index}]", kinds, is_none_unset=False)
+    expression = _Expression.of(f"{variable}[{index}]", kinds)
     if kinds <= {int, float}:
         return expression, f"{variable}={number_items(chosen)}"  # type: ignore[arg-type]
-    if type(None) in kinds and not expression.is_switch:
+    if type(None) in kinds:
         items = [f"[{k}]={quote(text_of(value))}" for k, value in enumerate(chosen) if value is not None]
     else:
         items = [quote(text_of(value)) for value in chosen]
@@ -254,14 +255,13 @@ def _passed(style: str, name: str, expression: _Expression) -> tuple[str | None,
     if style == "flags":
         if constant and (expression.value is None or expression.value is False):
             return None, []
-        words = [flag(name)] if expression.is_switch else [flag(name), expression.word]
-        return expression.given, words
+        return (expression.is_on, [flag(name)]) if expression.is_switch else (expression.given, [flag(name), expression.word])
     if style == "env" and constant and expression.value is None:
         return None, []
     key = f"{name}="
     bare = all(c.isalnum() or c in "_./@:+-=" for c in key)
     word = (key if bare else quote(key)) + expression.word
-    if expression.is_switch or expression.given is None:
+    if expression.given is None:
         return None, [word]
     if style == "hydra":  # a key without a value would be an error of Hydra's; null is its None
         return None, [(key if bare else quote(key)) + expression.word_or_null]
