@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nexa_sdk import Job, Sweep
 from nexa_sdk.passing import argv, environment
 from nexa_sdk.scheduling.slurm.bash import quote, variable_names
+from nexa_sdk.scheduling.slurm.rows import RowFiles
 from nexa_sdk.scheduling.slurm.script import ArrayScript, render
 
 TELL = [sys.executable, "-S", "-c", "import json, os, sys; print(json.dumps([sys.argv[1:], {k: v for k, v in os.environ.items()}]))"]
@@ -109,6 +110,20 @@ def test_any_text_reaches_argv_unchanged_in_every_style(tmp_path: Path, data: st
     assert words == expected[4:]
     for name, text in environment(sweep, sweep[task]).items():
         assert env[name] == text
+
+
+@pytest.mark.parametrize("are_rows_beside", [False, True])
+@pytest.mark.parametrize("style", ["flags", "hydra", "env"])
+def test_a_boolean_that_a_trial_lacks_is_left_out(tmp_path: Path, style: str, are_rows_beside: bool) -> None:
+    sweep = Sweep.from_trials(TELL, [{"a": value} for value in (None, False, True)], style=style)
+    for path, content in RowFiles(sweep).items() if are_rows_beside else ():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    script = script_of(sweep, tmp_path, are_rows_beside=are_rows_beside)
+    for task in range(3):
+        words, env = received(script, tmp_path, task)
+        assert words == argv(sweep, sweep[task])[4:]
+        assert env.get("a") == environment(sweep, sweep[task]).get("a")
 
 
 @settings(max_examples=100, deadline=None)

@@ -100,7 +100,7 @@ def _is_table(sweep: Sweep) -> bool:
 
 @dataclass(frozen=True)
 class _Expression:
-    """A parameter's value in bash.
+    """A parameter's value in bash. Of a trial that lacks it, its variable is unset.
 
     `word` expands to it; `given`, where there is one, is a condition that holds when the trial has
     it, and `word_or_null` then expands to null where it has not; `is_switch` says that all values
@@ -111,12 +111,12 @@ class _Expression:
     given: str | None = None
     is_on: str | None = None
     word_or_null: str = ""
-    is_switch: bool = False
+    is_true: str | None = None
     value: object = SAME
 
     @classmethod
     def constant(cls, value: Scalar) -> _Expression:
-        return cls(quote(text_of(value)), is_switch=isinstance(value, bool), value=value)
+        return cls(quote(text_of(value)), value=value)
 
     @classmethod
     def of(cls, variable: str, kinds: set[type]) -> _Expression:
