@@ -102,14 +102,13 @@ def _is_table(sweep: Sweep) -> bool:
 class _Expression:
     """A parameter's value in bash. Of a trial that lacks it, its variable is unset.
 
-    `word` expands to it; `given`, where there is one, is a condition that holds when the trial has
-    it, and `word_or_null` then expands to null where it has not; `is_switch` says that all values
-    are booleans, and `is_on` is the condition that it is true.
+    `word` expands to it. Where a trial may lack it, `given` is a condition that holds when it does
+    not, and `word_or_null` expands to null when it does. Where all values are booleans, `is_true`
+    is a condition as well.
     """
 
     word: str
     given: str | None = None
-    is_on: str | None = None
     word_or_null: str = ""
     is_true: str | None = None
     value: object = SAME
@@ -120,16 +119,16 @@ class _Expression:
 
     @classmethod
     def of(cls, variable: str, kinds: set[type]) -> _Expression:
-        """Expand a variable whose values are of these kinds; it is unset where a trial has None."""
-        is_switch = bool in kinds and kinds <= {bool, type(None)}
-        can_lack = type(None) in kinds
+        """Expand a variable whose values are of these kinds."""
         plain = f"${variable}" if variable.isidentifier() else f"${{{variable}}}"
+        are_booleans = bool in kinds and kinds <= {bool, type(None)}
+        if type(None) not in kinds:
+            return cls(double_quoted(plain), is_true=f"[[ {plain} == true ]]" if are_booleans else None)
         return cls(
             double_quoted(plain),
-            given=f"[[ ${{{variable}+given}} ]]" if can_lack else None,
-            is_on=f"[[ {f'${{{variable}-}}' if can_lack else plain} == true ]]" if is_switch else None,
-            word_or_null=double_quoted(f"${{{variable}-null}}") if can_lack else "",
-            is_switch=is_switch,
+            given=f"[[ ${{{variable}+given}} ]]",
+            word_or_null=double_quoted(f"${{{variable}-null}}"),
+            is_true=f"[[ ${{{variable}-}} == true ]]" if are_booleans else None,
         )
 
 
@@ -255,7 +254,11 @@ def _passed(style: str, name: str, expression: _Expression) -> tuple[str | None,
     if style == "flags":
         if constant and (expression.value is None or expression.value is False):
             return None, []
-        return (expression.is_on, [flag(name)]) if expression.is_switch else (expression.given, [flag(name), expression.word])
+        if expression.value is True:
+            return None, [flag(name)]
+        if expression.is_true is not None:
+            return expression.is_true, [flag(name)]
+        return expression.given, [flag(name), expression.word]
     if style == "env" and constant and expression.value is None:
         return None, []
     key = f"{name}="
