@@ -19,7 +19,6 @@ import pytest
 
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.run import Run
-from nexa_sdk.scheduling.base import ArrayHandle, TaskStatus
 from nexa_sdk.scheduling.environment import for_questions
 from nexa_sdk.scheduling.slurm.accounting import SACCT_FIELDS, SQUEUE_FORMAT
 from nexa_sdk.scheduling.slurm.sandbox import Sandbox, SandboxSpec, install_hint, missing_programs
@@ -61,7 +60,8 @@ def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
         place = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
         sandbox = Sandbox(place / "box")
         try:
-            sandbox.start(SandboxSpec(nodes=3, gpus_per_node=0, min_job_age=40, slurmd_timeout=20, cred_expire=20, kill_wait=2))
+            # What is requeued waits for longer than accounting may go unasked, so that it is shown as waiting.
+            sandbox.start(SandboxSpec(nodes=3, gpus_per_node=0, min_job_age=40, slurmd_timeout=20, cred_expire=45, kill_wait=2))
             yield sandbox
         finally:
             if sandbox.status():
@@ -102,16 +102,11 @@ class Scene:
 
     def shown(self, run: Run) -> list[str]:
         """Return what the user is shown of each trial: state and exit code; and of what it was before a requeue."""
-        table, job = run.status(), self.job(run)
-        polled = self.cluster.scheduler.poll([ArrayHandle(job, run.folder, run.trial_count)])[job]
-        unknown = TaskStatus(State.UNKNOWN)
-        rows = zip(table["state"], table["exit_code"].astype(object), table.index, strict=True)
-        return [in_words(state, code, polled.get(trial, unknown).earlier) for state, code, trial in rows]
-
-
-def in_words(state: str, code: object, earlier: tuple[TaskStatus, ...]) -> str:
-    after = ", ".join(status.state for status in earlier)
-    return state + (f" {code}" if isinstance(code, int) else "") + (f" after {after}" if after else "")
+        table = run.attempts()
+        words: dict[int, list[str]] = {}
+        for (trial, _), state, code in zip(table.index, table["state"], table["exit_code"].astype(object), strict=True):
+            words.setdefault(trial, []).append(f"{state} {code}" if isinstance(code, int) else state)
+        return [" after ".join(filter(None, [words[k][-1], ", ".join(each.split()[0] for each in words[k][:-1])])) for k in sorted(words)]
 
 
 # ---- scenarios: each does something, then says what is to be shown -----------------------------------
