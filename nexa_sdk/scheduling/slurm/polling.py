@@ -45,8 +45,7 @@ class _Memory:
                     self.again.add(task)
                 if status.state is not State.PENDING:
                     self.begun.add(task)
-                elif task in self.begun:  # requeued: its row says what it was
-                    self.begun.remove(task)
+                elif task in self.begun:  # requeued: its row says what it was, as soon as it has come
                     ended.append(task)
             elif not known or task in self.again:
                 ended.append(task)
@@ -70,6 +69,7 @@ class _Memory:
             if task in told.earlier:
                 self.rows.earlier[task] = told.earlier[task]
         self.again.difference_update(told.explicit)
+        self.begun.difference_update(task for task, row in told.explicit.items() if task in told.earlier or row.state is State.REQUEUED)
 
 
 class Poller:
