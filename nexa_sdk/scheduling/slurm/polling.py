@@ -60,6 +60,7 @@ class _Memory:
 
     def learn(self, told: Accounted, *, is_whole: bool) -> None:
         """Take in what sacct said, of the whole job or of some tasks."""
+        self.begun.difference_update(task for task, row in told.explicit.items() if task in told.earlier or row.state is State.REQUEUED)
         if is_whole:
             self.rows = told
             self.again.clear()
@@ -69,7 +70,6 @@ class _Memory:
             if task in told.earlier:
                 self.rows.earlier[task] = told.earlier[task]
         self.again.difference_update(told.explicit)
-        self.begun.difference_update(task for task, row in told.explicit.items() if task in told.earlier or row.state is State.REQUEUED)
 
 
 class Poller:
