@@ -99,6 +99,7 @@ class Attempts:
         transport: Transport,
         journal: Journal,
         has_secrets: Callable[[], bool],
+        explain: Callable[[ArrayRecord, TaskStatus | None], Callable[[int], str]],
     ) -> None:
         self.arrays: list[ArrayRecord] = []
         self.handles: tuple[ArrayHandle, ...] = ()
@@ -111,6 +112,7 @@ class Attempts:
         self._transport = transport
         self._journal = journal
         self._has_secrets = has_secrets
+        self._explain = explain  # why trials of an array never began, from how the run's first trial stands
         self._lock = threading.Lock()
         self._records = TaskRecords(folder, transport)
 
@@ -136,6 +138,7 @@ class Attempts:
             answer = self._watcher.ask(self.handles, max_age=max_age)
             cancels = self._journal.cancels([array.token for array in open_ones]) if open_ones else {}
             statuses: dict[str, Statuses] = {}
+            first: TaskStatus | None = None
             for array in arrays:
                 places = array.places()
                 if array.final is not None:
@@ -144,9 +147,12 @@ class Attempts:
                     }
                 elif array.job_id is not None:
                     cancelled = {task for text in cancels.get(array.token, []) for task in parse_tasks(text)}
-                    statuses[array.token] = self._statuses(array, answer[array.job_id], cancelled)
+                    told = self._statuses(array, answer[array.job_id], cancelled)
+                    statuses[array.token] = self._explained(array, told, cancelled, first)
                 else:
                     statuses[array.token] = dict.fromkeys(((task, slot) for task, slot, _ in places), _not_submitted(array))
+                if places[0][2] == 0:
+                    first = statuses[array.token][places[0][:2]]
             self.arrays = arrays
             self._arrange(arrays, statuses)
             self._close(arrays, statuses)
@@ -213,6 +219,17 @@ class Attempts:
             found[task, slot] = slot_status(tasks[task], record, was_cancelled=task in cancelled)
         return found
 
+    def _explained(self, array: ArrayRecord, told: Statuses, cancelled: set[int], first: TaskStatus | None) -> Statuses:
+        """Say of what Slurm cancelled because it could never run what had gone wrong before."""
+        if not any(_never_began(status) for status in told.values()):
+            return told
+        explain = self._explain(array, first)
+        for task, slot, trial in array.places():
+            status = told[task, slot]
+            if _never_began(status) and task not in cancelled and (words := explain(trial)):
+                told[task, slot] = replace(status, state=State.CANCELLED, reason=words)
+        return told
+
     def _task_statuses(self, array: ArrayRecord, answer: Mapping[int, TaskStatus], cancelled: set[int]) -> dict[int, TaskStatus]:
         tasks = parse_tasks(array.tasks)
         # Slurm shows exit codes above 128 in two ways, and without accounting none at all.
@@ -266,6 +283,12 @@ def _is_settled(status: TaskStatus) -> bool:
     """Whether nothing more will be known of a task: accounting is some seconds late with exit codes."""
     is_late = _lacks_exit_code(status) and status.exit_code is None
     return status.state.is_terminal and not (is_late and status.end is not None and time.time() - status.end < LATE)
+
+
+def _never_began(status: TaskStatus) -> bool:
+    """Whether a task was cancelled, but by nobody in particular, before it began; or went without a trace."""
+    is_gone = status.state in (State.CANCELLED, State.UNKNOWN)
+    return is_gone and status.start is None and not status.reason.startswith("cancelled by")
 
 
 def _lacks_exit_code(status: TaskStatus) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nexa_sdk import settings
 from nexa_sdk.errors import ClusterError, ClusterNotFound, InvalidInput, JobError, SweepError, nearest
 from nexa_sdk.plan import Plan
+from nexa_sdk.predecessors import after_runs, check_alike
 from nexa_sdk.scheduling.base import Limits, Scheduler
 from nexa_sdk.transports.local import LocalTransport
 
@@ -116,7 +118,15 @@ class Cluster:
         except ClusterError:
             return Limits()
 
-    def plan(self, sweep: Sweep | Definition, job: Job | None = None, **resources: Any) -> Plan:
+    def plan(
+        self,
+        sweep: Sweep | Definition,
+        job: Job | None = None,
+        *,
+        after: Run | Sequence[Run] | None = None,
+        after_each: Run | None = None,
+        **resources: Any,
+    ) -> Plan:
         """Plan a sweep; nothing is written and nothing submitted.
 
         Parameters
@@ -124,6 +134,12 @@ class Cluster:
         sweep : Sweep or Definition
             A definition, as ``%%nexa sweep --out`` names one, brings its job.
         job : Job, optional
+        after : Run or sequence of Run, optional
+            Nothing runs before all trials of these have completed. If one fails, all is cancelled,
+            and says so.
+        after_each : Run, optional
+            Trial i runs once trial i of this has completed, and is cancelled if that fails. It must
+            have as many trials, cut into the same arrays.
         **resources
             Fields of a :class:`Job`, instead of one or to change some of its.
         """
@@ -138,11 +154,25 @@ class Cluster:
         if job is not None and not isinstance(job, Job):
             raise JobError(f"{job!r} is no Job; give Job(…), or its fields: plan(sweep, time='1:00:00')")
         given = {**job.given(), **resources} if job is not None else resources
-        return Plan(sweep, Job(**given) if resources or job is None else job, self, limits=self.limits())
+        chosen = Job(**given) if resources or job is None else job
+        first = after_runs(after, after_each, cluster=self.url, dependency=chosen.dependency)
+        plan = Plan(sweep, chosen, self, limits=self.limits(), after=first)
+        if after_each is not None:
+            check_alike(after_each, len(sweep), plan.arrays, chosen.trials_per_task)
+        return plan
 
-    def launch(self, sweep: Sweep | Definition, job: Job | None = None, *, again: bool = False, **resources: Any) -> Run:
+    def launch(
+        self,
+        sweep: Sweep | Definition,
+        job: Job | None = None,
+        *,
+        again: bool = False,
+        after: Run | Sequence[Run] | None = None,
+        after_each: Run | None = None,
+        **resources: Any,
+    ) -> Run:
         """Plan and submit; see :meth:`plan` and :meth:`Plan.submit`."""
-        return self.plan(sweep, job, **resources).submit(again=again)
+        return self.plan(sweep, job, after=after, after_each=after_each, **resources).submit(again=again)
 
     def run(self, record: RunRecord) -> Run:
         """Return the handle on a run of this cluster."""
@@ -154,6 +184,7 @@ class Cluster:
             watcher=self.watcher,
             transport=self.transport,
             journal=self.journal,
+            other=lambda run_id: self.run(self.journal.run(run_id)),
             files=lambda: Plan.recall(self.journal.plan(record.id), self).files_by_token(),
         )
 

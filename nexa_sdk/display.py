@@ -103,7 +103,7 @@ def plan_html(plan: Plan) -> str:
     """Show a plan as HTML: first trials, checks, cost, and the script highlighted."""
     columns, rows, more = _first_trials(plan)
     arrays = f" in {len(plan.arrays):,} arrays" if len(plan.arrays) > 1 else ""
-    name = f"Plan {plan.id} · {plan.sweep._size_text()}{arrays} · {plan.cluster.url}"
+    name = f"Plan {plan.id} · {plan.sweep._size_text()}{arrays} · {plan.cluster.url}{plan.after_text}"
     return (
         f"<div>{titled_table(name, columns, rows, more=more)}"
         f"<div>{html.escape(str(plan.cost()))}</div>"

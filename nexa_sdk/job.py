@@ -114,7 +114,8 @@ class Job(BaseModel):
         The walltime of a task: ``"2:00:00"``, ``"1-12:00:00"``, ``"90m"``. A bare number is
         refused: Slurm would read minutes.
     partition, account, qos, constraint, reservation, licenses, dependency : str, optional
-        As ``sbatch`` has them.
+        As ``sbatch`` has them. What can never run because of its dependency is cancelled, unless
+        `options` has ``kill-on-invalid-dep``. For another run use ``plan(…, after=run)``.
     nodes, ntasks_per_node, cpus_per_task : int, optional
         As ``sbatch`` has them.
     gpus, gpus_per_node, gpus_per_task : int, optional
@@ -123,6 +124,9 @@ class Job(BaseModel):
         Which GPUs, as the cluster calls them: ``"h100"``.
     mem : str, optional
         Memory of a node for a trial, with its unit: ``"16G"``.
+    canary : bool
+        The first trial goes ahead alone; the others wait until it has completed, and are cancelled
+        if it has not. What fails at once everywhere so fails once.
     throttle : int, optional
         At most so many tasks at once; a task carries one trial, or `pack` of them.
     pack : int, optional
@@ -195,6 +199,7 @@ class Job(BaseModel):
     gpus_per_task: Count | None = None
     gpu_type: Word | None = None
     mem: str | None = None
+    canary: bool = False
     throttle: Count | None = None
     pack: Count | None = None
     side_by_side: bool = False
@@ -308,6 +313,8 @@ class Job(BaseModel):
         pythons = [name for name in ("venv", "conda", "python") if getattr(self, name) is not None]
         if len(pythons) > 1:
             raise ValueError(f"{' and '.join(pythons)} each choose a Python; give one")
+        if self.canary and "?" in (self.dependency or ""):
+            raise ValueError(f"canary=True can't go with dependency={self.dependency!r}: Slurm joins 'and' with no 'or'; leave one out")
         if self.side_by_side:
             self._check_side_by_side()
         return self
@@ -376,6 +383,8 @@ class Job(BaseModel):
         ):
             if (value := getattr(self, name)) is not None:
                 found.append((name.replace("_", "-"), str(value)))
+            if name == "dependency" and value is not None and "kill-on-invalid-dep" not in self.options:
+                found.append(("kill-on-invalid-dep", "yes"))  # else what can never run waits for ever
         for name in ("gpus", "gpus_per_node", "gpus_per_task"):
             if (count := getattr(self, name)) is not None:
                 found.append((name.replace("_", "-"), f"{of_type}{count}"))

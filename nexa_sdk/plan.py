@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from nexa_sdk.errors import ClusterError, PreflightFailed, SubmissionRejected, SubmissionUnknown, SweepError
+from nexa_sdk.predecessors import AfterRun, Predecessors, read_after
 from nexa_sdk.program_checks import program_checks
 from nexa_sdk.scheduling.base import Check, Limits, Scheduler
 from nexa_sdk.scheduling.slurm.rows import RowFiles
@@ -68,9 +69,20 @@ class Plan:
         The folder that the run gets on the cluster.
     workdir : str
         Where the program runs.
+    after : sequence of AfterRun
+        The runs that must have completed first.
     """
 
-    def __init__(self, sweep: Sweep, job: Job, cluster: Where, *, limits: Limits, recalled: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        job: Job,
+        cluster: Where,
+        *,
+        limits: Limits,
+        after: Sequence[AfterRun] = (),
+        recalled: dict[str, Any] | None = None,
+    ) -> None:
         total = len(sweep)
         if not total:
             raise SweepError(f"{sweep!r} is empty: where= leaves no trial")
@@ -80,6 +92,7 @@ class Plan:
         here = cluster.transport.is_here
         self.limits = limits
         size = min(limits.array_size * job.trials_per_task, total)
+        ahead = 1 if job.canary else size
         if recalled is None:
             self.id = f"{sweep.name}-{uuid.uuid4().hex[:8]}"
             self.folder = f"{cluster.runs_folder.rstrip('/')}/{self.id}"
@@ -89,8 +102,9 @@ class Plan:
             self.id, self.folder, self.workdir = recalled["id"], recalled["folder"], recalled["workdir"]
             self.python_folder = recalled["python_folder"]
             self.are_rows_beside = recalled["are_rows_beside"]
-            size = recalled["arrays"][0][2]
-        self.arrays = _Chunks(total, size)
+            ahead, size = recalled["arrays"][0][2], recalled["arrays"][:2][-1][2]
+        self.after = tuple(after)
+        self.arrays = _Chunks(total, size, ahead)
         self.scripts: Sequence[str] = _Scripts(self)
 
     @classmethod
@@ -99,7 +113,14 @@ class Plan:
         from nexa_sdk.job import Job
         from nexa_sdk.written import read_sweep
 
-        return cls(read_sweep(written["sweep"]), Job(**written["job"]), cluster, limits=Limits(script_bytes=sys.maxsize), recalled=written)
+        return cls(
+            read_sweep(written["sweep"]),
+            Job(**written["job"]),
+            cluster,
+            limits=Limits(script_bytes=sys.maxsize),
+            after=read_after(written),
+            recalled=written,
+        )
 
     @cached_property
     def script(self) -> str:
@@ -177,8 +198,17 @@ class Plan:
         """Look at program, working directory, partition, walltime, GPUs and limits."""
         return [
             *self.local_checks(),
-            *self.cluster.scheduler.checks(self.job, folder=self.folder, tasks=self.job.tasks_of(len(self.sweep))),
+            *self.cluster.scheduler.checks(self.job, folder=self.folder, tasks=self.task_count),
         ]
+
+    @property
+    def task_count(self) -> int:
+        """How many tasks it has: the jobs that a scheduler counts."""
+        ahead, whole = self.arrays[0][1], self.arrays[:2][-1][1]
+        last = self.arrays[-1][1]
+        between = max(0, len(self.arrays) - 2)
+        tasks = self.job.tasks_of
+        return tasks(ahead) + between * tasks(whole) + (tasks(last) if len(self.arrays) > 1 else 0)
 
     def local_checks(self) -> list[Check]:
         """Look at what this machine knows: program, script and working directory. No cluster is asked."""
@@ -203,7 +233,9 @@ class Plan:
 
         Raises
         ------
-        PreflightFailed, SubmissionRejected, SubmissionUnknown
+        PreflightFailed
+            A check is an error, or a run that comes first has failed; nothing was sent.
+        SubmissionRejected, SubmissionUnknown
         """
         from nexa_sdk.job_secrets import read_secrets  # what is only looked at needs none of these
         from nexa_sdk.records import ArrayRecord, RunRecord
@@ -235,11 +267,12 @@ class Plan:
             for n, (token, (first, count)) in enumerate(zip(self.tokens, self.arrays, strict=True))
         ]
         written = self.written()
+        dependencies = Predecessors(self.after, lambda run_id: self.cluster.run(journal.run(run_id))).dependencies(arrays)
         # All is rendered before anything is written down: what fails until here leaves no trace.
         files = self.files_by_token(written)
         if (there := journal.begin(record, written, arrays, alike_since=mark)) is None:
             submitter = Submitter(self.cluster.scheduler, self.cluster.transport, journal, folder=self.folder, job=self.job)
-            submitter.submit(arrays, files=files, secrets=secrets)
+            submitter.submit(arrays, files=files, secrets=secrets, dependencies=dependencies)
             return self.cluster.run(record)
         if there != self.id:
             print(f"Launched nothing: {there}, the same in script and code, was launched a moment ago by another process.")
@@ -322,6 +355,7 @@ class Plan:
             "code": asdict(self.code),
             "job": self.job.model_dump(mode="json", exclude_unset=True),
             "sweep": write_sweep(self.sweep),
+            "after": [after.written() for after in self.after],
             "are_rows_beside": self.are_rows_beside,
             "arrays": [[f"job-{n}.sbatch", first, count] for n, (first, count) in enumerate(self.arrays)],
         }
@@ -330,7 +364,12 @@ class Plan:
 
     def __repr__(self) -> str:
         arrays = f" in {len(self.arrays)} arrays" if len(self.arrays) > 1 else ""
-        return f"<Plan {self.id}: {self.sweep._size_text()}{arrays} on {self.cluster.url}>"
+        return f"<Plan {self.id}: {self.sweep._size_text()}{arrays} on {self.cluster.url}{self.after_text}>"
+
+    @property
+    def after_text(self) -> str:
+        """What it waits for, in words behind a comma; empty where it waits for nothing."""
+        return "".join(f", {after}" for after in self.after)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         from nexa_sdk import display
@@ -349,13 +388,13 @@ def _texts(sweep: Sweep) -> list[str]:
 
 
 class _Chunks(Sequence[tuple[int, int]]):
-    """Where each array begins, and how many trials it has."""
+    """Where each array begins, and how many trials it has; the first has `ahead`."""
 
-    def __init__(self, total: int, size: int) -> None:
-        self.total, self.size = total, size
+    def __init__(self, total: int, size: int, ahead: int) -> None:
+        self.total, self.size, self.ahead = total, size, ahead
 
     def __len__(self) -> int:
-        return -(-self.total // self.size)
+        return 1 - (self.ahead - self.total) // self.size
 
     @overload
     def __getitem__(self, n: int) -> tuple[int, int]: ...
@@ -364,7 +403,10 @@ class _Chunks(Sequence[tuple[int, int]]):
     def __getitem__(self, n: int | slice) -> tuple[int, int] | list[tuple[int, int]]:
         if isinstance(n, slice):
             return [self[k] for k in range(len(self))[n]]
-        first = range(len(self))[n] * self.size
+        number = range(len(self))[n]
+        if number == 0:
+            return 0, self.ahead
+        first = self.ahead + (number - 1) * self.size
         return first, min(self.size, self.total - first)
 
 

@@ -15,10 +15,11 @@ from nexa_sdk import tables, waiting
 from nexa_sdk.attempts import Attempt, Attempts
 from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, JournalError, RunFailed
 from nexa_sdk.job_secrets import read_secrets
+from nexa_sdk.predecessors import Predecessors, after_canary, outcome, read_after
 from nexa_sdk.records import UNSETTLED, ArrayRecord
 from nexa_sdk.scheduling.base import ArrayHandle
 from nexa_sdk.states import State
-from nexa_sdk.submission import Submitter
+from nexa_sdk.submission import CANARY, Submitter
 from nexa_sdk.tasks import format_tasks, parse_tasks
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from nexa_sdk.journal import Journal
     from nexa_sdk.notebook.live import View
     from nexa_sdk.records import RunRecord
-    from nexa_sdk.scheduling.base import Scheduler
+    from nexa_sdk.scheduling.base import Dependency, Scheduler, TaskStatus
     from nexa_sdk.scheduling.watcher import Subscription, Watcher
     from nexa_sdk.sweep import Sweep
     from nexa_sdk.transports.base import Transport
@@ -66,6 +67,7 @@ class Run:
         transport: Transport,
         journal: Journal,
         files: Callable[[], Mapping[str, Mapping[str, bytes]]],
+        other: Callable[[str], Run],
     ) -> None:
         self.id = record.id
         self.cluster = record.cluster
@@ -77,6 +79,7 @@ class Run:
         self._transport = transport
         self._journal = journal
         self._files = files  # of the plan, by token: rendered again when a launch that was cut short is taken up
+        self._other = other  # a run of the same cluster, by its id
         self._attempts = Attempts(
             record.id,
             record.folder,
@@ -85,6 +88,7 @@ class Run:
             transport=transport,
             journal=journal,
             has_secrets=lambda: bool(self.plan["job"].get("secrets")),
+            explain=self._explain,
         )
         self._lines: dict[str, list[dict[str, Any]]] = {}
 
@@ -128,6 +132,11 @@ class Run:
     def last_known(self) -> list[Attempt]:
         """The last attempt of each trial, as last known; nobody is asked."""
         return self._attempts.last
+
+    @property
+    def known_attempts(self) -> list[Attempt]:
+        """Every attempt of each trial, as last known; nobody is asked."""
+        return self._attempts.all
 
     @property
     def is_finished(self) -> bool:
@@ -388,8 +397,9 @@ class Run:
         secrets = read_secrets(self.job)
         taken = len(self._attempts.arrays)
         new = [replace(array, token=f"{self.id}-{taken + n}") for n, array in enumerate(self._arrays_of(failed))]
+        dependencies = self._predecessors.dependencies(new)
         self._journal.intend(new)
-        self._submitter().submit(new, files={}, secrets=secrets)
+        self._submitter().submit(new, files={}, secrets=secrets, dependencies=dependencies)
         self.refresh()
         return self
 
@@ -414,11 +424,31 @@ class Run:
         if all(array.outcome not in UNSETTLED for array in arrays):
             print(f"Nothing to resume: all of {self.id} was submitted.")
             return self
-        sent = self._submitter().resume(arrays, files=self._files(), secrets=read_secrets(self.job), is_sure=force)
+        sent = self._submitter().resume(
+            arrays, files=self._files(), secrets=read_secrets(self.job), is_sure=force, dependencies=self._dependencies
+        )
         self.refresh()
         trials = sum(array.count for array in arrays if array.token in sent)
         print(f"Resumed {self.id}: {f'{trials:,} trials had never arrived, and are submitted now' if sent else 'all of it had arrived'}.")
         return self
+
+    @cached_property
+    def _predecessors(self) -> Predecessors:
+        return Predecessors(read_after(self.plan), self._other)
+
+    def _dependencies(self, array: ArrayRecord) -> list[Dependency]:
+        """Say what an array that is sent late has to wait for still."""
+        found = self._predecessors.dependencies([array])[array.token]
+        if self.job.canary and array.script != CANARY:
+            found += after_canary(self, self.refresh()[0])
+        return found
+
+    def _explain(self, array: ArrayRecord, canary: TaskStatus | None) -> Callable[[int], str]:
+        """Find out why trials that never began were cancelled by Slurm; what is returned says it of one, if it knows."""
+        if self.plan["job"].get("canary") and canary is not None and canary.state.is_failure and array.script != CANARY:
+            words = f"the canary, trial 0, did not complete: it is {outcome(canary)}. run.logs(0) shows what it wrote"
+            return lambda _: words
+        return self._predecessors.blame(array.at)
 
     def _submitter(self) -> Submitter:
         return Submitter(self._scheduler, self._transport, self._journal, folder=self.folder, job=self.job)

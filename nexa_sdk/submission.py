@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nexa_sdk.errors import ClusterError, JournalError, SubmissionUnknown, SubmissionVoided
 from nexa_sdk.records import UNSETTLED
-from nexa_sdk.scheduling.base import ArrayHandle, Scheduler, Submission
+from nexa_sdk.scheduling.base import ArrayHandle, Dependency, Scheduler, Submission
 
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from nexa_sdk.records import ArrayRecord
     from nexa_sdk.transports.base import Transport
 
-__all__ = ["SETTLING", "Submitter"]
+__all__ = ["CANARY", "SETTLING", "Submitter"]
 
 SETTLING = 15.0  # seconds after which what Slurm accepted has shown up in its queue, on every version
 PATIENCE = 60.0  # seconds that a scheduler may leave these questions unanswered
 MOST_SENDS = 3  # of one array in one launch
+
+CANARY = "job-0.sbatch"  # the script of the array that goes ahead, where one does
 
 Files = Mapping[str, Mapping[str, bytes]]
 
@@ -44,11 +46,24 @@ class Submitter:
         self._folder = folder
         self._job = job
 
-    def submit(self, arrays: Sequence[ArrayRecord], *, files: Files, secrets: bytes | None, dependencies: Sequence[str] = ()) -> None:
+    def submit(
+        self,
+        arrays: Sequence[ArrayRecord],
+        *,
+        files: Files,
+        secrets: bytes | None,
+        dependencies: Mapping[str, Sequence[Dependency]] | None = None,
+    ) -> None:
         """Submit arrays that the journal has as intended; what came of each is written down.
 
         When one is refused, those before it are cancelled: a run is submitted whole or not at all.
         Ctrl-C is heard afterwards, never half way.
+
+        Parameters
+        ----------
+        dependencies : mapping, optional
+            What each array waits for, by its token. That others wait for a canary, and throttled
+            arrays for one another, is seen to here.
         """
         done: list[ArrayRecord] = []
 
@@ -56,7 +71,8 @@ class Submitter:
             try:
                 for array in arrays:
                     before = done[-1].job_id if done else None
-                    job_id = self._submit(array, files.get(array.token, {}), secrets, self._after(before, dependencies))
+                    waits = [*(dependencies or {}).get(array.token, ()), *self._after_canary(array, done)]
+                    job_id = self._submit(array, files.get(array.token, {}), secrets, self._after(before, waits))
                     done.append(replace(array, job_id=job_id))
             except (SubmissionUnknown, SubmissionVoided) as error:  # another process may have sent it
                 self._journal.settle(arrays[len(done)].token, "unknown", words=str(error), unless_submitted=True)
@@ -71,7 +87,15 @@ class Submitter:
 
         _uninterrupted(submit_whole)
 
-    def resume(self, arrays: Sequence[ArrayRecord], *, files: Files, secrets: bytes | None, is_sure: bool = False) -> list[str]:
+    def resume(
+        self,
+        arrays: Sequence[ArrayRecord],
+        *,
+        files: Files,
+        secrets: bytes | None,
+        is_sure: bool = False,
+        dependencies: Callable[[ArrayRecord], Sequence[Dependency]] = lambda _: (),
+    ) -> list[str]:
         """Send what of a launch was cut short, once it is sure that it never arrived; adopt what did.
 
         Parameters
@@ -80,6 +104,9 @@ class Submitter:
             All arrays of the run; those that are submitted already are only passed by.
         is_sure : bool
             The user says that what nobody can say anything of never arrived.
+        dependencies : callable, optional
+            Says what an array waits for, asked right before it is sent: a job that Slurm has
+            forgotten meanwhile must not be named.
 
         Returns
         -------
@@ -95,7 +122,8 @@ class Submitter:
                 if array.outcome in UNSETTLED:
                     job_id = self.settle(array, is_sure=is_sure)
                     if job_id is None:
-                        job_id = self._send_again(array, files.get(array.token, {}), secrets, self._after(before, ()))
+                        waits = self._after(before, dependencies(array))
+                        job_id = self._send_again(array, files.get(array.token, {}), secrets, waits)
                         sent.append(array.token)
                 before = job_id if array.final is None else None
 
@@ -129,7 +157,7 @@ class Submitter:
 
     # ---- one array ----------------------------------------------------------------------------
 
-    def _submit(self, array: ArrayRecord, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[str]) -> str:
+    def _submit(self, array: ArrayRecord, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[Dependency]) -> str:
         """Send one array until it is known to have arrived, or to have been refused."""
         send, left = array.sends, MOST_SENDS
         while True:
@@ -156,7 +184,7 @@ class Submitter:
         except JournalError as error:
             raise JournalError(f"{array.token} is submitted, as job {job_id}, and attaching to the run finds it; but {error}") from error
 
-    def _send_again(self, array: ArrayRecord, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[str]) -> str:
+    def _send_again(self, array: ArrayRecord, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[Dependency]) -> str:
         try:
             return self._submit(replace(array, sends=0), files, secrets, dependencies)
         except (SubmissionUnknown, SubmissionVoided) as error:
@@ -183,7 +211,7 @@ class Submitter:
             raise SubmissionUnknown(f"{unclear} ({error})") from error
 
     def _submission(
-        self, array: ArrayRecord, send: int, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[str]
+        self, array: ArrayRecord, send: int, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[Dependency]
     ) -> Submission:
         job = type(self._job)(**{**self._job.given(), **array.options})
         planned = self._job.directives()
@@ -202,10 +230,18 @@ class Submitter:
             dependencies=dependencies,
         )
 
-    def _after(self, before: str | None, dependencies: Sequence[str]) -> list[str]:
+    def _after_canary(self, array: ArrayRecord, done: Sequence[ArrayRecord]) -> list[Dependency]:
+        """Let an array wait for the canary that was submitted before it."""
+        if not self._job.canary or array.script == CANARY:
+            return []
+        return [Dependency("afterok", str(earlier.job_id), self._folder) for earlier in done if earlier.script == CANARY]
+
+    def _after(self, before: str | None, dependencies: Sequence[Dependency]) -> list[Dependency]:
         """Let an array wait for the one before it, so that the throttle of one holds for both."""
         waits = self._job.throttle and before is not None and "?" not in (self._job.dependency or "")
-        return [*dependencies, *([f"afterany:{before}"] if waits else [])]
+        if not waits or before in [dependency.job_id for dependency in dependencies]:
+            return list(dependencies)
+        return [*dependencies, Dependency("afterany", str(before), self._folder)]
 
     def _look_up(self, array: ArrayRecord) -> str | None:
         """Look a submission up until it is found, or the scheduler has answered for long enough without knowing it."""

@@ -12,7 +12,7 @@ from nexa_sdk.states import State
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
 
-__all__ = ["ArrayHandle", "Check", "Limits", "Scheduler", "Submission", "TaskStatus", "Verdict"]
+__all__ = ["ArrayHandle", "Check", "Dependency", "Limits", "Scheduler", "Submission", "TaskStatus", "Verdict"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,30 @@ class Limits:
 
     array_size: int = 1001
     script_bytes: int = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """A job that comes first; what can never run because of it is cancelled by the scheduler.
+
+    Attributes
+    ----------
+    kind : {'afterok', 'aftercorr', 'afterany'}
+        It has completed; a task's namesake has; it has ended, however.
+    job_id, folder : str
+        The job, and the folder of its run.
+    tasks : tuple of int
+        Which of its tasks; none means all.
+    """
+
+    kind: Literal["afterok", "aftercorr", "afterany"]
+    job_id: str
+    folder: str
+    tasks: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """Write it as sbatch's ``--dependency`` has it: ``afterok:17``, ``afterok:17_3:17_7``."""
+        return ":".join([self.kind, *([f"{self.job_id}_{task}" for task in self.tasks] or [self.job_id])])
 
 
 @dataclass(frozen=True)
@@ -58,8 +82,8 @@ class Submission:
         What the script is given: the trials of a retry, where its tasks do not say them.
     options : sequence of (str, str or None)
         What sbatch is told otherwise than by the script, by long names: `job` has it as well.
-    dependencies : sequence of str
-        What is to happen first, as sbatch's ``--dependency`` has it: ``afterany:17``.
+    dependencies : sequence of Dependency
+        What is to happen first.
     """
 
     token: str
@@ -72,7 +96,7 @@ class Submission:
     send: int = 1
     args: Sequence[str] = ()
     options: Sequence[tuple[str, str | None]] = ()
-    dependencies: Sequence[str] = ()
+    dependencies: Sequence[Dependency] = ()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexa_sdk.errors import ClusterError, SubmissionRejected, SubmissionVoided
 from nexa_sdk.scheduling import supervisor
-from nexa_sdk.scheduling.base import ArrayHandle, Check, Limits, Scheduler, Submission, TaskStatus, Verdict
+from nexa_sdk.scheduling.base import ArrayHandle, Check, Dependency, Limits, Scheduler, Submission, TaskStatus, Verdict
 from nexa_sdk.scheduling.environment import for_trials
 from nexa_sdk.states import State
 from nexa_sdk.tasks import parse_tasks
@@ -101,6 +101,7 @@ class LocalScheduler(Scheduler):
             "folder": str(folder),
             "args": list(submission.args),
             "tasks": parse_tasks(submission.tasks),
+            "after": [_upstream(dependency) for dependency in submission.dependencies],
             "throttle": job.throttle,
             "limit": job.limit.total_seconds() if job.limit else None,
             "kill_wait": KILL_WAIT,
@@ -340,6 +341,14 @@ class _Events:
             self._read_on()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.folder / "secrets" / self.spec["token"])
+
+
+def _upstream(dependency: Dependency) -> dict[str, Any]:
+    """Say where a supervisor finds what became of an array that comes first."""
+    base = _Events(Path(dependency.folder), dependency.job_id).base
+    if base is None:
+        raise SubmissionRejected(f"{dependency} can't be waited for: the record of job {dependency.job_id} in {dependency.folder} is gone")
+    return {"base": str(base.with_suffix("")), "kind": dependency.kind, "tasks": list(dependency.tasks)}
 
 
 def _now(base: Path) -> float:

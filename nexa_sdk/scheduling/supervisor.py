@@ -26,12 +26,14 @@ import os
 import random
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
 RETRY_LOCKS = 0.25  # seconds until cores and GPUs that others hold are asked for again
+LOOK_UPSTREAM = 0.5  # seconds until what comes first is looked at again
 
 
 def pids_of_session(session: int) -> List[int]:
@@ -80,6 +82,59 @@ class Task:
         self.ending = ""  # the state that it will have once it is gone
 
 
+class Upstream:
+    """An array that comes first, as its own supervisor writes it down."""
+
+    def __init__(self, base: str, kind: str, tasks: List[int]) -> None:
+        self.base = base
+        self.kind = kind
+        with open(base + ".json") as file:
+            spec = json.load(file)
+        self.job_id: str = spec["job_id"]
+        self.is_here = spec["host"] == socket.gethostname()
+        self.all = set(spec["tasks"])
+        self.tasks = set(tasks) or self.all
+        self.ended: Dict[int, str] = {}
+        self.offset = 0
+
+    def look(self) -> None:
+        """Read on what was written down; what a dead supervisor can't end has failed."""
+        self.read_on()
+        if len(self.ended) == len(self.all) or not self.is_here:
+            return
+        with contextlib.suppress(OSError), open(self.base + ".lock", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self.read_on()  # it may have ended in peace just now
+            for task in self.all.difference(self.ended):
+                self.ended[task] = "NODE_FAIL"
+
+    def read_on(self) -> None:
+        """Read the lines that are new."""
+        try:
+            with open(self.base + ".events", "rb") as file:
+                file.seek(self.offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            self.ended = dict.fromkeys(self.all, "gone, with its run's folder")
+            return
+        self.offset += len(whole) + len(newline)
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):  # half a line, of a supervisor that died
+                event = json.loads(line)
+                if event["state"] != "RUNNING":
+                    self.ended[event["task"]] = event["state"]
+
+    def verdict(self, number: int) -> Optional[str]:
+        """Say whether a task may run: empty if so, None for not yet, else why it never can."""
+        meant = self.tasks if self.kind != "aftercorr" else self.tasks.intersection([number])
+        if self.kind != "afterany":
+            for task in sorted(meant):
+                state = self.ended.get(task, "COMPLETED")
+                if state != "COMPLETED":
+                    return "task %d of job %s, which comes first, is %s" % (task, self.job_id, state)
+        return "" if meant.issubset(self.ended) else None
+
+
 class Supervisor:
     """Starts the tasks of one array, watches them, and writes down what becomes of them."""
 
@@ -87,7 +142,10 @@ class Supervisor:
         with open(spec_path) as file:
             self.spec: Dict[str, Any] = json.load(file)
         self.base = spec_path[: -len(".json")]
-        self.pending: List[int] = list(self.spec["tasks"])
+        self.upstream = [Upstream(**entry) for entry in self.spec.get("after", [])]
+        self.waiting: List[int] = list(self.spec["tasks"]) if self.upstream else []  # for what comes first
+        self.pending: List[int] = [] if self.upstream else list(self.spec["tasks"])
+        self.look_at = 0.0
         self.running: Dict[int, Task] = {}  # by pid
         self.timers: List[Tuple[float, int, str]] = []  # when, pid, what
         self.blocked_until = 0.0
@@ -132,6 +190,27 @@ class Supervisor:
         for fd in held.values():
             os.close(fd)
         return None
+
+    # ---- what comes first ----------------------------------------------------------------------
+
+    def look_upstream(self) -> None:
+        """Let go what waited long enough, and cancel what can never run."""
+        if not self.waiting or time.monotonic() < self.look_at:
+            return
+        self.look_at = time.monotonic() + LOOK_UPSTREAM
+        for upstream in self.upstream:
+            upstream.look()
+        still = []
+        for number in self.waiting:
+            verdicts = [upstream.verdict(number) for upstream in self.upstream]
+            words = next((words for words in verdicts if words), None)
+            if words is not None:
+                self.note(number, "CANCELLED", reason=words)
+            elif None in verdicts:
+                still.append(number)
+            else:
+                self.pending.append(number)
+        self.waiting = still
 
     # ---- tasks ---------------------------------------------------------------------------------
 
@@ -240,7 +319,8 @@ class Supervisor:
             for part in which.split(","):
                 low, _, high = part.partition("-")
                 chosen.update(range(int(low), int(high or low) + 1))
-        gone = [number for number in self.pending if number in chosen]
+        gone = [number for number in [*self.pending, *self.waiting] if number in chosen]
+        self.waiting = [number for number in self.waiting if number not in chosen]
         self.pending = [number for number in self.pending if number not in chosen]
         for number in gone:
             self.note(number, "CANCELLED")
@@ -254,6 +334,8 @@ class Supervisor:
         due = [self.timers[0][0]] if self.timers else []
         if self.blocked_until:
             due.append(self.blocked_until)
+        if self.waiting:
+            due.append(self.look_at)
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def run(self, ready: int) -> None:
@@ -267,8 +349,9 @@ class Supervisor:
         os.write(ready, b"ready\n")
         os.close(ready)
         unread = b""
+        self.look_upstream()
         self.start_some()
-        while self.pending or self.running:
+        while self.pending or self.running or self.waiting:
             readable, _, _ = select.select([fifo, wake], [], [], self.wait_time())
             if wake in readable:
                 with contextlib.suppress(BlockingIOError):
@@ -280,6 +363,7 @@ class Supervisor:
                     self.obey(line.decode())
             self.reap()
             self.fire()
+            self.look_upstream()
             self.start_some()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.spec["folder"], "secrets", self.spec["token"]))

@@ -36,6 +36,10 @@ def _add(parser: Parser) -> None:
     parser.add_words(completes="targets")
     parser.add("--cluster", metavar="NAME", completes="clusters", help="another cluster than the connected one")
     parser.add("--job", metavar="NAME", completes="jobs", help="the Python name of a Job")
+    parser.add(
+        "--after", action="append", metavar="RUN", completes="runs", help="wait until all of RUN has completed. Can be given several times."
+    )
+    parser.add("--after-each", metavar="RUN", completes="runs", help="let trial i wait until trial i of RUN has completed")
     parser.add("--name", metavar="NAME", help="what the run is called; else the program's name")
     parser.add("--style", choices=("flags", "hydra", "env", "template"), help="how parameters reach the program; see Sweep")
     add_job_options(parser)

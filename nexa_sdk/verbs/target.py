@@ -51,7 +51,16 @@ def plan_of(session: Session, args: Namespace) -> Plan:
     resources = read_job_options(args)
     named = _named(session, others, args.command)
     if isinstance(named, Plan):
-        _refuse("a plan is launched as it is", parameters, args, job=args.job, cluster=args.cluster, **resources)
+        _refuse(
+            "a plan is launched as it is",
+            parameters,
+            args,
+            job=args.job,
+            cluster=args.cluster,
+            after=args.after,
+            after_each=args.after_each,
+            **resources,
+        )
         return named
     if named is not None:
         _refuse(f"{(others or ['the cell'])[0]} says already what to try", parameters, args)
@@ -61,7 +70,9 @@ def plan_of(session: Session, args: Namespace) -> Plan:
     job = target.job if args.job is None else _job(session, args.job)
     where = args.cluster or target.cluster
     cluster = session.find_cluster(where) if where else session.cluster
-    return cluster.plan(target.sweep, job, **resources)
+    after = [session.find_run(word) for word in args.after or ()]
+    after_each = session.find_run(args.after_each) if args.after_each else None
+    return cluster.plan(target.sweep, job, after=after, after_each=after_each, **resources)
 
 
 def _is_parameter(word: str) -> bool:

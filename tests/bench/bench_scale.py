@@ -267,10 +267,15 @@ def memory(cluster: Cluster, trials: int) -> None:
     for subscription in subscriptions:
         subscription.close()
     print(f"\nA kernel that watches 10 runs of {trials:,} trials for an hour: {len(hour.notes)} questions")
-    print(f"  before {before:.1f} MB; then " + ", ".join(f"{at / 60:.0f} min {mb:.1f}" for at, mb in hour.notes[:: max(1, len(hour.notes) // 8)]))
+    print(
+        f"  before {before:.1f} MB; then "
+        + ", ".join(f"{at / 60:.0f} min {mb:.1f}" for at, mb in hour.notes[:: max(1, len(hour.notes) // 8)])
+    )
     middle = [mb for at, mb in hour.notes if 600 < at <= 1800]
     end = [mb for at, mb in hour.notes if at > 2400]
-    print(f"  median of minutes 10 to 30: {statistics.median(middle):.1f} MB; of the last 20: {statistics.median(end):.1f} MB (target: flat)")
+    print(
+        f"  median of minutes 10 to 30: {statistics.median(middle):.1f} MB; of the last 20: {statistics.median(end):.1f} MB (target: flat)"
+    )
     pause_nodes(paused=False)
 
 

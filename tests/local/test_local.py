@@ -128,7 +128,9 @@ def test_a_dead_supervisor_is_node_fail_and_leaves_nothing_running(local: Cluste
     wait_until(lambda: states(run)[0] == "RUNNING" and str(run.logs(0)).strip().isdecimal())
     trial = int(str(run.logs(0)))
     supervisors = [
-        int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and run.folder.encode() in _cmdline(pid) and b"supervisor.py" in _cmdline(pid)
+        int(pid)
+        for pid in os.listdir("/proc")
+        if pid.isdecimal() and run.folder.encode() in _cmdline(pid) and b"supervisor.py" in _cmdline(pid)
     ]
     assert len(supervisors) == 1
     os.kill(supervisors[0], signal.SIGKILL)
@@ -195,7 +197,9 @@ def test_ten_runs_leave_no_process_behind(local: Cluster, program) -> None:
     runs = [local.launch(Sweep(command, {"x": [n]}), time="0:01:00") for n in range(10)]
     for run in runs:
         run.wait(timeout=60)
-    wait_until(lambda: not [pid for pid in os.listdir("/proc") if pid.isdecimal() and any(run.folder.encode() in _cmdline(pid) for run in runs)])
+    wait_until(
+        lambda: not [pid for pid in os.listdir("/proc") if pid.isdecimal() and any(run.folder.encode() in _cmdline(pid) for run in runs)]
+    )
 
 
 def test_job_is_of_the_run(local: Cluster) -> None:

@@ -75,9 +75,18 @@ def run_task(script: str, folder: Path, task: int, count: int = 1) -> subprocess
 
 
 def script_of(
-    sweep: Sweep, folder: Path, job: Job | None = None, *, first: int = 0, count: int | None = None, workdir: str = "/", are_rows_beside: bool = False
+    sweep: Sweep,
+    folder: Path,
+    job: Job | None = None,
+    *,
+    first: int = 0,
+    count: int | None = None,
+    workdir: str = "/",
+    are_rows_beside: bool = False,
 ) -> str:
-    array = ArrayScript("r-000000", "r-000000-0", str(folder), first, count or len(sweep), len(sweep), workdir, are_rows_beside=are_rows_beside)
+    array = ArrayScript(
+        "r-000000", "r-000000-0", str(folder), first, count or len(sweep), len(sweep), workdir, are_rows_beside=are_rows_beside
+    )
     return render(sweep, job or Job(), array)
 
 

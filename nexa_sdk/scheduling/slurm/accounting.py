@@ -187,13 +187,16 @@ def _exit_code(state: State, text: str) -> int | None:
     return int(code) if state in (State.COMPLETED, State.FAILED) else None
 
 
+_TELLING = ("JobLaunchFailure", "DependencyNeverSatisfied")  # of why something ended
+
+
 @lru_cache(maxsize=1024)
 def _reason(state: State, state_text: str, reason: str) -> str:
     by = re.fullmatch(r"CANCELLED by (\S+)", state_text.strip())
     if by:
         return f"cancelled by uid {by[1]}"
     # What has ended still carries why it once waited (BeginTime), or an exit code's name.
-    return "" if reason == "None" or (state in _ENDS and reason != "JobLaunchFailure") else reason
+    return "" if reason == "None" or (state in _ENDS and reason not in _TELLING) else reason
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,10 @@ def _retold(submission: Submission) -> Iterator[tuple[str, str | None]]:
         yield "job-name", submission.token
         yield "array", submission.tasks + (f"%{job.throttle}" if job.throttle else "")
     yield from submission.options
-    dependencies = [job.dependency, *submission.dependencies]
     if submission.dependencies:
-        yield "dependency", ",".join(filter(None, dependencies))
+        yield "dependency", ",".join([*([job.dependency] if job.dependency else []), *map(str, submission.dependencies)])
+    if any(dependency.kind != "afterany" for dependency in submission.dependencies):
+        yield "kill-on-invalid-dep", "yes"  # else what can never run waits for ever
 
 
 def pack(files: Mapping[str, bytes]) -> bytes:
