@@ -46,6 +46,7 @@ __all__ = [
     "SandboxError",
     "SubmissionRejected",
     "SubmissionUnknown",
+    "SubmissionUnsent",
     "SubmissionVoided",
     "SweepError",
 ]
@@ -119,6 +120,10 @@ class CommandTimeout(ClusterError):
 
 class SubmissionRejected(ClusterError):
     """The scheduler said no. Nothing was submitted."""
+
+
+class SubmissionUnsent(SubmissionRejected):
+    """The scheduler could not be reached. Nothing was submitted, and the same may be sent once it answers."""
 
 
 class SubmissionUnknown(ClusterError):

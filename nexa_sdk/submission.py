@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nexa_sdk.errors import ClusterError, JournalError, SubmissionUnknown, SubmissionVoided
+from nexa_sdk.errors import ClusterError, JournalError, SubmissionUnknown, SubmissionUnsent, SubmissionVoided
 from nexa_sdk.records import UNSETTLED
 from nexa_sdk.scheduling.base import ArrayHandle, Dependency, Scheduler, Submission
 
@@ -76,6 +76,10 @@ class Submitter:
                     done.append(replace(array, job_id=job_id))
             except (SubmissionUnknown, SubmissionVoided) as error:  # another process may have sent it
                 self._journal.settle(arrays[len(done)].token, "unknown", words=str(error), unless_submitted=True)
+                raise
+            except SubmissionUnsent as error:  # what arrived stays: launching again, or resuming, sends the rest
+                for unsent in arrays[len(done) :]:
+                    self._set_aside(unsent, error)
                 raise
             except ClusterError as error:
                 for refused in arrays[len(done) :]:
@@ -190,10 +194,18 @@ class Submitter:
         except (SubmissionUnknown, SubmissionVoided) as error:
             self._journal.settle(array.token, "unknown", words=str(error), unless_submitted=True)
             raise
+        except SubmissionUnsent as error:
+            self._set_aside(array, error)
+            raise
         except ClusterError as error:
             self._journal.settle(array.token, "rejected", words=str(error))
             self._transport.remove([f"{self._folder}/secrets/{array.token}"])
             raise
+
+    def _set_aside(self, array: ArrayRecord, error: SubmissionUnsent) -> None:
+        """Write down that an array never left; it is sent when the launch is made whole."""
+        self._journal.settle(array.token, "void", words=str(error), unless_submitted=True)
+        self._transport.remove([f"{self._folder}/secrets/{array.token}"])
 
     def _withdraw(self, array: ArrayRecord, error: ClusterError) -> None:
         """Cancel an array that was submitted before another was refused; where that can't be, the error says so."""

@@ -24,7 +24,15 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from nexa_sdk.errors import ClusterNotFound, CommandFailed, CommandTimeout, SubmissionRejected, SubmissionUnknown, SubmissionVoided
+from nexa_sdk.errors import (
+    ClusterNotFound,
+    CommandFailed,
+    CommandTimeout,
+    SubmissionRejected,
+    SubmissionUnknown,
+    SubmissionUnsent,
+    SubmissionVoided,
+)
 from nexa_sdk.scheduling.base import Submission, Verdict
 from nexa_sdk.transports.base import Completed
 
@@ -125,7 +133,9 @@ def _refused(submission: Submission, answer: Completed) -> Exception:
     if may_be_done(answer):
         return _unknown(submission.token, words)
     if _NOBODY_THERE.search(words):
-        return SubmissionRejected(f"Slurm does not answer, and nothing was submitted: {words}")
+        return SubmissionUnsent(
+            f"Slurm does not answer, and {submission.token} was not submitted: {words}. Launch the same again, or run.resume(), once it does"
+        )
     return SubmissionRejected(f"sbatch refused {submission.token}, and nothing was submitted: {words}")
 
 
