@@ -18,6 +18,7 @@ from typing import Any
 
 import nexa_sdk
 from nexa_sdk import Cluster, Sweep, attach
+from nexa_sdk.errors import NexaError
 from nexa_sdk.run import Run
 
 PACKAGE = str(Path(nexa_sdk.__file__).parent)
@@ -43,6 +44,7 @@ class Lines:
             return None
         if not self.began and frame.f_code.co_qualname in ("Journal.begin", "Journal.intend"):
             self.began = time.monotonic()
+            Path("../counting").touch()
             say(begins=os.getpid())
         return self._line
 
@@ -70,7 +72,11 @@ def act(situation: dict[str, Any], last: int | None) -> Lines:
     if run_again:
         Path("../mended").touch()
     with Lines(last) as lines:
-        run = run.retry() if run is not None else launch(situation)
+        try:
+            run = run.retry() if run is not None else launch(situation)
+        except NexaError as error:
+            say(refused=type(error).__name__, words=str(error))
+            raise
     say(run=run.id, lines=lines.count, seconds=time.monotonic() - lines.began)
     return lines
 
