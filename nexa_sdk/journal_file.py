@@ -104,7 +104,7 @@ class JournalFile:
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         connection = self._connect()
         try:
-            connection.execute("PRAGMA synchronous = FULL")
+            self._patiently(connection, "PRAGMA synchronous = FULL")  # reads the file, and so waits for a lock as well
             self._patiently(connection, begin)
             if begin == "BEGIN":
                 self._patiently(connection, "PRAGMA user_version")  # a lock is taken by the first reading alone

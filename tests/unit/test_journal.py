@@ -135,3 +135,53 @@ def test_several_kernels_write_at_once(journal: Journal) -> None:
     assert sorted(said) == ["None", "shared", "shared", "shared"], "the run of all four was begun once"
     assert len(journal.runs()) == 81
     assert all(found.outcome == "submitted" for record in journal.runs() for found in journal.arrays(record.id))
+
+
+# ---- a lock, a full disk, an older file ------------------------------------------------------------------
+
+
+def test_one_that_another_process_has_locked_is_waited_for_with_a_word(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    journal.begin(run(), {}, [array()])
+    code = f"import sqlite3, time; c = sqlite3.connect({str(journal.path)!r}, isolation_level=None); c.execute('BEGIN EXCLUSIVE'); print(1, flush=True); time.sleep(4)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        journal.settle("train-000001-0", "submitted", job_id="47")
+    assert "is locked by another process; waiting for it" in capsys.readouterr().err
+    assert [found.job_id for found in journal.arrays("train-000001")] == ["47"]
+
+
+VERSION_1 = """
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, cluster TEXT NOT NULL, folder TEXT NOT NULL, digest TEXT NOT NULL,
+    trials INTEGER NOT NULL, created REAL NOT NULL, plan BLOB NOT NULL
+);
+CREATE INDEX runs_by_digest ON runs (digest);
+CREATE TABLE arrays (
+    token TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id), script TEXT NOT NULL, first INTEGER NOT NULL,
+    tasks TEXT NOT NULL, outcome TEXT NOT NULL, job_id TEXT, words TEXT NOT NULL DEFAULT '', at REAL NOT NULL, final BLOB
+);
+CREATE INDEX arrays_by_run ON arrays (run);
+CREATE TABLE cancels (token TEXT NOT NULL, tasks TEXT NOT NULL, at REAL NOT NULL);
+INSERT INTO runs VALUES ('old-1', 'slurm', '/runs/old-1', 'd', 7, 1.0, X'');
+INSERT INTO arrays (token, run, script, first, tasks, outcome, job_id, at) VALUES ('old-1-0', 'old-1', 'job-0.sbatch', 0, '0-2,4-7', 'submitted', '47', 1.0);
+PRAGMA user_version = 1;
+"""
+
+
+def test_one_of_version_1_is_read_and_written_on(journal: Journal) -> None:
+    connection = sqlite3.connect(journal.path)
+    connection.executescript(VERSION_1)
+    connection.close()
+    (old,) = journal.arrays("old-1")
+    assert (old.job_id, old.count, old.pack, old.trials, old.options) == ("47", 7, 1, None, {})
+    journal.intend([array("old-1", n=1, tasks="3")])
+    assert journal.send("old-1-1") == 1
+    assert [found.token for found in journal.arrays("old-1")] == ["old-1-0", "old-1-1"]
+
+
+def test_one_that_was_removed_under_a_submission_says_so(journal: Journal) -> None:
+    journal.begin(run(), {}, [array()])
+    journal.path.unlink()
+    with pytest.raises(JournalError, match="does not know the array train-000001-0: was it removed"):
+        journal.settle("train-000001-0", "submitted", job_id="47")
