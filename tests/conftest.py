@@ -18,6 +18,7 @@ from nexa_sdk.journal import Journal
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run everything, the long tests too")
+    parser.addoption("--seed", type=int, default=1, help="which points in time the tests of faults choose")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
