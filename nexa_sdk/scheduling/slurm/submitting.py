@@ -134,7 +134,8 @@ def _refused(submission: Submission, answer: Completed) -> Exception:
         return _unknown(submission.token, words)
     if _NOBODY_THERE.search(words):
         return SubmissionUnsent(
-            f"Slurm does not answer, and {submission.token} was not submitted: {words}. Launch the same again, or run.resume(), once it does"
+            f"Slurm does not answer, and {submission.token} was not submitted: {words}. "
+            "Launch the same again, or run.resume(), once it does"
         )
     return SubmissionRejected(f"sbatch refused {submission.token}, and nothing was submitted: {words}")
 
