@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nexa_sdk.errors import NexaError, RunFailed
     from nexa_sdk.job import Job
     from nexa_sdk.plan import Plan
+    from nexa_sdk.retry import Retry
     from nexa_sdk.run import Run
     from nexa_sdk.states import State
     from nexa_sdk.sweep import Sweep
@@ -33,6 +34,7 @@ __all__ = [
     "Job",
     "NexaError",
     "Plan",
+    "Retry",
     "Run",
     "RunFailed",
     "State",
@@ -53,6 +55,7 @@ _HOMES = {
     "Job": "job",
     "NexaError": "errors",
     "Plan": "plan",
+    "Retry": "retry",
     "Run": "run",
     "RunFailed": "errors",
     "State": "states",

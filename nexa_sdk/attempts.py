@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexa_sdk.errors import ClusterError, JournalError, RunNotFound
+from nexa_sdk.keepers import Keepers, Orders
 from nexa_sdk.scheduling.base import ArrayHandle, TaskStatus
 from nexa_sdk.states import State
 from nexa_sdk.submission import SETTLING
@@ -21,6 +22,7 @@ from nexa_sdk.task_records import TaskRecords, complete, judge, slot_status
 from nexa_sdk.tasks import parse_tasks
 
 if TYPE_CHECKING:
+    from nexa_sdk.job import Job
     from nexa_sdk.journal import Journal
     from nexa_sdk.records import ArrayRecord
     from nexa_sdk.scheduling.base import Scheduler
@@ -86,7 +88,9 @@ class Attempts:
     all : list of Attempt
         Every attempt.
     last : list of Attempt
-        The last attempt of each trial, by trial.
+        The last attempt of each trial, by trial. One that a keeper is to run again is PENDING there.
+    keepers : Keepers, optional
+        What looks after the arrays, where something was ordered at the launch.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Attempts:
         journal: Journal,
         has_secrets: Callable[[], bool],
         explain: Callable[[ArrayRecord, TaskStatus | None], Callable[[int], str]],
+        job: Callable[[], Job],
     ) -> None:
         self.arrays: list[ArrayRecord] = []
         self.handles: tuple[ArrayHandle, ...] = ()
@@ -113,6 +118,9 @@ class Attempts:
         self._journal = journal
         self._has_secrets = has_secrets
         self._explain = explain  # why trials of an array never began, from how the run's first trial stands
+        self._job = job
+        self._orders_read = False
+        self.keepers: Keepers | None = None
         self._lock = threading.Lock()
         self._records = TaskRecords(folder, transport)
 
@@ -130,33 +138,60 @@ class Attempts:
             When the cluster does not answer. No state changes then.
         """
         with self._lock:
-            arrays = [self._adopt(array) for array in self._journal.arrays(self._run)]
-            if not arrays:
-                raise RunNotFound(f"the journal {self._journal.path} no longer knows the run {self._run}; was it removed?")
-            open_ones = [array for array in arrays if array.final is None and array.job_id is not None]
-            self.handles = tuple(ArrayHandle(str(array.job_id), self._folder, array.size) for array in open_ones)
-            answer = self._watcher.ask(self.handles, max_age=max_age)
-            cancels = self._journal.cancels([array.token for array in open_ones]) if open_ones else {}
-            statuses: dict[str, Statuses] = {}
-            first: TaskStatus | None = None
-            for array in arrays:
-                places = array.places()
-                if array.final is not None:
-                    statuses[array.token] = {
-                        (task, slot): _read_final(final) for (task, slot, _), final in zip(places, array.final, strict=True)
-                    }
-                elif array.job_id is not None:
-                    cancelled = {task for text in cancels.get(array.token, []) for task in parse_tasks(text)}
-                    told = self._statuses(array, answer[array.job_id], cancelled)
-                    statuses[array.token] = self._explained(array, told, cancelled, first)
-                else:
-                    statuses[array.token] = dict.fromkeys(((task, slot) for task, slot, _ in places), _not_submitted(array))
-                if places[0][2] == 0:
-                    first = statuses[array.token][places[0][:2]]
+            arrays, statuses = self._ask(max_age)
+            if (keepers := self._find_keepers(arrays)) is not None:
+                while keepers.adopt(arrays, statuses):
+                    arrays, statuses = self._ask(max_age)
             self.arrays = arrays
             self._arrange(arrays, statuses)
+            if keepers is not None:
+                self.last = keepers.overlay(self.last, self.all)
             self._close(arrays, statuses)
             return list(self.last)
+
+    def _find_keepers(self, arrays: Sequence[ArrayRecord]) -> Keepers | None:
+        """Find what was ordered at the launch; looked for once."""
+        if not self._orders_read:
+            content = self._transport.read(f"{self._folder}/keeper.json")
+            self._orders_read = bool(content) or arrays[0].outcome == "submitted"  # else it may be being laid down
+            if content:
+                self.keepers = Keepers(
+                    self._run,
+                    self._folder,
+                    Orders.read(content),
+                    scheduler=self._scheduler,
+                    transport=self._transport,
+                    journal=self._journal,
+                    job=self._job(),
+                )
+        return self.keepers
+
+    def _ask(self, max_age: float) -> tuple[list[ArrayRecord], dict[str, Statuses]]:
+        """Ask what there is of all arrays."""
+        arrays = [self._adopt(array) for array in self._journal.arrays(self._run)]
+        if not arrays:
+            raise RunNotFound(f"the journal {self._journal.path} no longer knows the run {self._run}; was it removed?")
+        open_ones = [array for array in arrays if array.final is None and array.job_id is not None]
+        self.handles = tuple(ArrayHandle(str(array.job_id), self._folder, array.size) for array in open_ones)
+        answer = self._watcher.ask(self.handles, max_age=max_age)
+        cancels = self._journal.cancels([array.token for array in open_ones]) if open_ones else {}
+        statuses: dict[str, Statuses] = {}
+        first: TaskStatus | None = None
+        for array in arrays:
+            places = array.places()
+            if array.final is not None:
+                statuses[array.token] = {
+                    (task, slot): _read_final(final) for (task, slot, _), final in zip(places, array.final, strict=True)
+                }
+            elif array.job_id is not None:
+                cancelled = {task for text in cancels.get(array.token, []) for task in parse_tasks(text)}
+                told = self._statuses(array, answer[array.job_id], cancelled)
+                statuses[array.token] = self._explained(array, told, cancelled, first)
+            else:
+                statuses[array.token] = dict.fromkeys(((task, slot) for task, slot, _ in places), _not_submitted(array))
+            if places[0][2] == 0:
+                first = statuses[array.token][places[0][:2]]
+        return arrays, statuses
 
     # ---- submissions that nobody saw confirmed -------------------------------------------------
 
@@ -273,7 +308,7 @@ class Attempts:
             known = statuses[array.token]
             final = [_write_final(known[task, slot]) for task, slot, _ in array.places()]
             self._write(lambda array=array, final=final: self._journal.finish(array.token, final))  # type: ignore[misc]
-            if self._has_secrets():
+            if self._has_secrets() and not (self.keepers is not None and self.keepers.has_secrets_of(array.token)):
                 self._transport.remove([f"{self._folder}/secrets/{array.token}"])
         if ended:
             self._watcher.forget([str(array.job_id) for array in ended])

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from nexa_sdk.errors import InvalidInput, JobError, nearest
+from nexa_sdk.retry import Retry
 from nexa_sdk.values import check_text
 from nexa_sdk.variables import check_env, is_reserved
 from nexa_sdk.walltime import format_walltime, parse_walltime
@@ -135,6 +136,12 @@ class Job(BaseModel):
         own state, log, exit code and results; one that fails keeps no other from running.
     side_by_side : bool
         The trials of a task run all at once, each with an equal share of the task's GPUs.
+    retry : "by-cause" or Retry, optional
+        Run again by itself what did not complete, with more memory, more time or on another node,
+        as its cause demands: also while the notebook is closed. See :class:`nexa_sdk.Retry`.
+    rolling : int, optional
+        Have at most so many tasks in Slurm's queue at once; when one part has ended the next is
+        submitted, also while the notebook is closed. For sites that limit how many one may submit.
     nodelist, exclude : str or list of str, optional
         Nodes to use, nodes to avoid.
     mail : str, optional
@@ -203,6 +210,8 @@ class Job(BaseModel):
     throttle: Count | None = None
     pack: Count | None = None
     side_by_side: bool = False
+    retry: Annotated[Retry | None, BeforeValidator(Retry.read)] = None
+    rolling: Count | None = None
     nodelist: Word | None = None
     exclude: Word | None = None
     mail: Word | None = None
@@ -317,6 +326,14 @@ class Job(BaseModel):
             raise ValueError(f"canary=True can't go with dependency={self.dependency!r}: Slurm joins 'and' with no 'or'; leave one out")
         if self.side_by_side:
             self._check_side_by_side()
+        if self.retry is not None and self.trials_per_task > 1:
+            raise ValueError(f"retry= and pack={self.pack}: packed trials are run again on demand alone; run.retry(by='cause') does it")
+        if self.rolling is not None and self.canary:
+            raise ValueError("rolling= can't go with canary=True: what is submitted later would not wait for it; leave one out")
+        if self.rolling is not None and self.rolling < self._least_rolling:
+            raise ValueError(
+                f"rolling={self.rolling} leaves no room for two parts and what looks after them; give {self._least_rolling} or more"
+            )
         return self
 
     def _check_side_by_side(self) -> None:
@@ -329,6 +346,10 @@ class Job(BaseModel):
                 f"pack={self.pack} trials side by side can't share {self.gpu_count} GPU{'s' if self.gpu_count > 1 else ''} evenly; "
                 f"give a task {-(-self.gpu_count // self.pack) * self.pack} GPUs, or another pack"
             )
+
+    @field_serializer("retry")
+    def _write_retry(self, value: Retry | None) -> dict[str, Any] | None:
+        return None if value is None else value.written()
 
     @field_serializer("time")
     def _write_time(self, value: timedelta | str | None) -> str | None:
@@ -355,6 +376,25 @@ class Job(BaseModel):
     def tasks_of(self, trials: int) -> int:
         """How many tasks so many trials of one array need."""
         return -(-trials // self.trials_per_task)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether something is to be done when an array has ended, though nobody is there."""
+        return self.retry is not None or self.rolling is not None
+
+    @property
+    def _least_rolling(self) -> int:
+        return 2 * (1 + self._keepers_of_a_part)
+
+    @property
+    def _keepers_of_a_part(self) -> int:
+        # One at work while the one of the next array waits; and one for each cause of a retry.
+        return 2 if self.retry is None else 6
+
+    @property
+    def rolling_tasks(self) -> int | None:
+        """How many tasks a part of a rolling submission has: two are in the queue at once, with what looks after them."""
+        return None if self.rolling is None else self.rolling // 2 - self._keepers_of_a_part
 
     @property
     def limit(self) -> timedelta | None:

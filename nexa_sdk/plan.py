@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from nexa_sdk.errors import ClusterError, PreflightFailed, SubmissionRejected, SubmissionUnknown, SweepError
+from nexa_sdk.keepers import Orders
 from nexa_sdk.predecessors import AfterRun, Predecessors, read_after
 from nexa_sdk.program_checks import program_checks
+from nexa_sdk.retry import Bounds, Ladder
 from nexa_sdk.scheduling.base import Check, Limits, Scheduler
+from nexa_sdk.scheduling.slurm.keeper import KeeperScript, render_keeper
 from nexa_sdk.scheduling.slurm.rows import RowFiles
 from nexa_sdk.scheduling.slurm.script import ArrayScript, are_rows_beside, render
 from nexa_sdk.states import State
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from nexa_sdk.transports.base import Transport
 
 __all__ = ["Plan", "Where"]
+
+AT_FIRST = 2  # arrays of a rolling submission: while one runs the next waits
 
 
 class Where(Protocol):
@@ -91,8 +96,12 @@ class Plan:
         self.cluster = cluster
         here = cluster.transport.is_here
         self.limits = limits
-        size = min(limits.array_size * job.trials_per_task, total)
+        self.is_rolling = job.rolling is not None and cluster.scheduler.holds_queue
+        tasks = min(limits.array_size, job.rolling_tasks or limits.array_size) if self.is_rolling else limits.array_size
+        size = min(tasks * job.trials_per_task, total)
         ahead = 1 if job.canary else size
+        if self.is_rolling and after:
+            raise SweepError("rolling= can't go with after=: what is submitted later would not wait; leave one out")
         if recalled is None:
             self.id = f"{sweep.name}-{uuid.uuid4().hex[:8]}"
             self.folder = f"{cluster.runs_folder.rstrip('/')}/{self.id}"
@@ -102,6 +111,8 @@ class Plan:
             self.id, self.folder, self.workdir = recalled["id"], recalled["folder"], recalled["workdir"]
             self.python_folder = recalled["python_folder"]
             self.are_rows_beside = recalled["are_rows_beside"]
+            if recalled.get("ladder") is not None:
+                self.ladder = Ladder.read(recalled["ladder"])
             ahead, size = recalled["arrays"][0][2], recalled["arrays"][:2][-1][2]
         self.after = tuple(after)
         self.arrays = _Chunks(total, size, ahead)
@@ -167,6 +178,34 @@ class Plan:
                 "let a file hold what is long, and pass its name"
             )
         return text
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        """What trials are given when they are run again, as far as the cluster says what there is."""
+        if self.job.retry is None:
+            return Ladder()
+        try:
+            bounds = self.cluster.scheduler.bounds(self.job)
+        except ClusterError:
+            bounds = Bounds()
+        return Ladder.of(self.job.retry, self.job, bounds)
+
+    @cached_property
+    def keeper(self) -> str | None:
+        """The script of the small job that looks after each array when it has ended; None where nothing is to be done."""
+        if not self.job.is_kept:
+            return None
+        count, arrays = self.arrays[0][1], len(self.arrays)
+        script = KeeperScript(
+            run=self.id,
+            folder=self.folder,
+            arrays=arrays,
+            counts=(self.job.tasks_of(count), self.job.tasks_of(self.arrays[-1][1])),
+            rules=self.job.retry,
+            ladder=self.ladder,
+            is_rolling=self.is_rolling,
+        )
+        return render_keeper(self.job, script)
 
     def trials(self, first: int | None = None) -> pd.DataFrame:
         """Return the trials as a DataFrame; see :meth:`Sweep.trials`."""
@@ -263,6 +302,7 @@ class Plan:
                 count=count,
                 sends=1,
                 pack=self.job.trials_per_task,
+                outcome="waiting" if self.is_rolling and n >= AT_FIRST else "intent",
             )
             for n, (token, (first, count)) in enumerate(zip(self.tokens, self.arrays, strict=True))
         ]
@@ -270,8 +310,18 @@ class Plan:
         dependencies = Predecessors(self.after, lambda run_id: self.cluster.run(journal.run(run_id))).dependencies(arrays)
         # All is rendered before anything is written down: what fails until here leaves no trace.
         files = self.files_by_token(written)
+        if secrets is not None and self.is_rolling:  # those whose turn comes later find theirs
+            later = {f"secrets/{token}": secrets for token in self.tokens[AT_FIRST:]}
+            files[self.tokens[0]] = ChainMap(later, files[self.tokens[0]])  # type: ignore[arg-type]
         if (there := journal.begin(record, written, arrays, alike_since=mark)) is None:
-            submitter = Submitter(self.cluster.scheduler, self.cluster.transport, journal, folder=self.folder, job=self.job)
+            submitter = Submitter(
+                self.cluster.scheduler,
+                self.cluster.transport,
+                journal,
+                folder=self.folder,
+                job=self.job,
+                is_kept=lambda _: self.job.is_kept,
+            )
             submitter.submit(arrays, files=files, secrets=secrets, dependencies=dependencies)
             return self.cluster.run(record)
         if there != self.id:
@@ -284,6 +334,12 @@ class Plan:
 
         scripts = {token: {f"job-{n}.sbatch": self.scripts[n].encode()} for n, token in enumerate(self.tokens)}
         scripts[self.tokens[0]]["plan.json"] = to_json(written if written is not None else self.written()).encode()
+        if self.keeper is not None:
+            orders = Orders(rules=self.job.retry, ladder=self.ladder, is_rolling=self.is_rolling, arrays=self._scripts_and_trials())
+            scripts[self.tokens[0]] |= {"keeper.sbatch": self.keeper.encode(), "keeper.json": orders.written()}
+        if self.is_rolling:  # whoever submits the later ones finds them there
+            for token in self.tokens[AT_FIRST:]:
+                scripts[self.tokens[0]] |= scripts[token]
         # What lies beside is only read, and never in memory all at once.
         return {**scripts, self.tokens[0]: ChainMap(scripts[self.tokens[0]], self.files)}  # type: ignore[arg-type]
 
@@ -336,7 +392,7 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """What two plans share that run the same script and the same code on the same cluster."""
-        same = {key: value for key, value in self.written().items() if key not in ("id", "folder", "are_rows_beside", "arrays")}
+        same = {key: value for key, value in self.written().items() if key not in ("id", "folder", "are_rows_beside", "arrays", "ladder")}
         same["code"] = self.code.digest  # not the commit: saving a notebook makes that dirty
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
@@ -357,8 +413,12 @@ class Plan:
             "sweep": write_sweep(self.sweep),
             "after": [after.written() for after in self.after],
             "are_rows_beside": self.are_rows_beside,
-            "arrays": [[f"job-{n}.sbatch", first, count] for n, (first, count) in enumerate(self.arrays)],
+            "arrays": [list(array) for array in self._scripts_and_trials()],
+            **({"ladder": self.ladder.written()} if self.job.retry is not None else {}),
         }
+
+    def _scripts_and_trials(self) -> list[tuple[str, int, int]]:
+        return [(f"job-{n}.sbatch", first, count) for n, (first, count) in enumerate(self.arrays)]
 
     # ---- how it shows itself -------------------------------------------------------------------
 

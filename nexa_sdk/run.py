@@ -11,12 +11,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from nexa_sdk import tables, waiting
+from nexa_sdk import retrying, tables, waiting
 from nexa_sdk.attempts import Attempt, Attempts
 from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, JournalError, RunFailed
 from nexa_sdk.job_secrets import read_secrets
 from nexa_sdk.predecessors import Predecessors, after_canary, outcome, read_after
 from nexa_sdk.records import UNSETTLED, ArrayRecord
+from nexa_sdk.retry import Ladder, Retry
 from nexa_sdk.scheduling.base import ArrayHandle
 from nexa_sdk.states import State
 from nexa_sdk.submission import CANARY, Submitter
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
     from nexa_sdk.job import Job
     from nexa_sdk.journal import Journal
+    from nexa_sdk.keepers import Keepers
     from nexa_sdk.notebook.live import View
     from nexa_sdk.records import RunRecord
+    from nexa_sdk.retry import Step
     from nexa_sdk.scheduling.base import Dependency, Scheduler, TaskStatus
     from nexa_sdk.scheduling.watcher import Subscription, Watcher
     from nexa_sdk.sweep import Sweep
@@ -89,6 +92,7 @@ class Run:
             journal=journal,
             has_secrets=lambda: bool(self.plan["job"].get("secrets")),
             explain=self._explain,
+            job=lambda: self.job,
         )
         self._lines: dict[str, list[dict[str, Any]]] = {}
 
@@ -328,8 +332,11 @@ class Run:
             For a trial that there is not.
         """
         chosen = self._trials(trials, "cancel")
+        to_come = set(self._keepers.to_come) if self._keepers is not None else set()
+        if self._keepers is not None:  # before the arrays, else what is cancelled would be run again
+            self._stop_keepers(None if len(chosen) == self.trial_count else chosen)
         going = [attempt for attempt in self.last_known if attempt.trial in chosen and not attempt.status.state.is_terminal]
-        if not going:
+        if not going and not to_come & chosen:
             print(f"Nothing to cancel: all of it has ended. {self!r}")
         unconfirmed = [attempt.trial for attempt in going if attempt.job_id is None]
         if unconfirmed:
@@ -355,6 +362,15 @@ class Run:
         self.refresh()
         return self
 
+    def _stop_keepers(self, trials: set[int] | None) -> None:
+        """Keep trials from being run again; what a keeper was just submitting is found, and its keeper stopped as well."""
+        told: set[str] = set()
+        while new := [array for array in self._attempts.arrays if array.token not in told]:
+            assert self._keepers is not None
+            self._keepers.stop(new, trials)
+            told |= {array.token for array in new}
+            self.refresh()
+
     def _check_whole_tasks(self, array: ArrayRecord, attempts: Sequence[Attempt], tasks: Sequence[int]) -> None:
         """Refuse to cancel some trials of a packed task: it ends as a whole."""
         if array.pack == 1:
@@ -368,10 +384,19 @@ class Run:
                 f"Cancel {format_tasks(sorted({*given, *others}))}"
             )
 
-    def retry(self, trials: int | Sequence[int] | None = None) -> Run:
+    def retry(self, trials: int | Sequence[int] | None = None, *, by: str | Retry | None = None) -> Run:
         """Run the failed trials again, or those of the given ones that failed.
 
-        A trial keeps its number; every attempt keeps its log and its record.
+        A trial keeps its number; every attempt keeps its log and its record. What you run again
+        yourself is yours: no rules of the launch follow it.
+
+        Parameters
+        ----------
+        trials : int or sequence of int, optional
+        by : "cause" or Retry, optional
+            Run each again as its cause demands, with more memory, more time or on another node, by
+            the launch's rules, or these; what is done is said before. :meth:`retry_plan` shows it.
+            Unless given, all are run again as they were planned, whatever their cause.
 
         Raises
         ------
@@ -379,6 +404,40 @@ class Run:
             For a trial that there is not, or that has not failed.
         SubmissionRejected, SubmissionUnknown
         """
+        failed = self._failed(trials)
+        if not failed:
+            print(f"Nothing to run again: no trial failed. {self!r}")
+            return self
+        if by is None:
+            parts: list[tuple[str, dict[str, Any], list[Attempt]]] = [("", {}, failed)]
+        else:
+            steps = self._steps(failed, by)
+            print(retrying.told(steps))
+            parts = retrying.groups(steps)
+        if parts:
+            self._run_again(parts)
+        return self
+
+    def retry_plan(self, trials: int | Sequence[int] | None = None, *, by: str | Retry = "cause") -> pd.DataFrame:
+        """Show what :meth:`retry` would do by these rules; nothing is submitted.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each failed trial: `attempt`, the last one; `cause`; `again`, whether it is
+            run again; `change`, what it is given, or why it is not.
+        """
+        return retrying.table(self._steps(self._failed(trials), by))
+
+    def _steps(self, failed: Sequence[Attempt], by: str | Retry) -> list[tuple[Attempt, Step]]:
+        rules = Retry.read(by) if by != "cause" or self.job.retry is None else self.job.retry
+        assert rules is not None
+        ladder = Ladder.of(rules, self.job, self._scheduler.bounds(self.job))
+        diagnosis = self._keepers.diagnosis if self._keepers is not None else retrying.Diagnosis(self.folder, self._transport)
+        return diagnosis.steps(failed, self._attempts.all, rules=rules, ladder=ladder, job=self.job)
+
+    def _failed(self, trials: int | Sequence[int] | None) -> list[Attempt]:
+        """Return the last attempts of the chosen trials that failed."""
         given = trials is not None
         if any(array.outcome in UNSETTLED for array in self._journal.arrays(self.id)):
             self.resume()  # another retry was cut short, say: else it would be forgotten, and sent some other day
@@ -386,22 +445,27 @@ class Run:
         failed = [attempt for attempt in self.last_known if attempt.trial in chosen and attempt.status.state.is_failure]
         if given and len(failed) < len(chosen):
             whole = next(a for a in self.last_known if a.trial in chosen and not a.status.state.is_failure)
-            raise InvalidInput(f"trial {whole.trial} is {whole.status.state}, and only failed trials are run again")
-        if not failed:
-            print(f"Nothing to run again: no trial failed. {self!r}")
-            return self
+            why = f" ({whole.status.reason})" if whole.status.reason else ""
+            raise InvalidInput(f"trial {whole.trial} is {whole.status.state}{why}, and only failed trials are run again")
         sent = {attempt.trial for attempt in self._attempts.all if attempt.job_id is not None}
         unsent = [attempt.trial for attempt in failed if attempt.trial not in sent]
         if unsent:
             raise InvalidInput(f"trial {unsent[0]} of {self.id} was never submitted, and so can't be retried; run.resume() sends it")
+        return failed
+
+    def _run_again(self, parts: Sequence[tuple[str, dict[str, Any], list[Attempt]]]) -> None:
+        """Submit attempts again, by cause and with their options."""
+        if self._keepers is not None:  # one that is only late must not do the same
+            trials = {attempt.trial for _, _, attempts in parts for attempt in attempts}
+            self._keepers.stop(self._attempts.arrays, trials)
         secrets = read_secrets(self.job)
         taken = len(self._attempts.arrays)
-        new = [replace(array, token=f"{self.id}-{taken + n}") for n, array in enumerate(self._arrays_of(failed))]
+        arrays = [replace(array, cause=cause, options=options) for cause, options, attempts in parts for array in self._arrays_of(attempts)]
+        new = [replace(array, token=f"{self.id}-{taken + n}") for n, array in enumerate(arrays)]
         dependencies = self._predecessors.dependencies(new)
         self._journal.intend(new)
         self._submitter().submit(new, files={}, secrets=secrets, dependencies=dependencies)
         self.refresh()
-        return self
 
     def resume(self, *, force: bool = False) -> Run:
         """Send what of a launch or of a retry was cut short and never arrived; adopt what did arrive.
@@ -420,14 +484,19 @@ class Run:
             There is evidence neither way, or it is being submitted by another process.
         SubmissionRejected
         """
+        anew = self._keepers_anew()
         arrays = self._journal.arrays(self.id)
-        if all(array.outcome not in UNSETTLED for array in arrays):
+        if not anew and all(array.outcome not in UNSETTLED for array in arrays):
             print(f"Nothing to resume: all of {self.id} was submitted.")
             return self
         sent = self._submitter().resume(
             arrays, files=self._files(), secrets=read_secrets(self.job), is_sure=force, dependencies=self._dependencies
         )
         self.refresh()
+        if anew:
+            print(f"What looks after {', '.join(anew)} was lost, and is submitted again.")
+            if not sent:
+                return self
         trials = sum(array.count for array in arrays if array.token in sent)
         print(f"Resumed {self.id}: {f'{trials:,} trials had never arrived, and are submitted now' if sent else 'all of it had arrived'}.")
         return self
@@ -451,7 +520,23 @@ class Run:
         return self._predecessors.blame(array.at)
 
     def _submitter(self) -> Submitter:
-        return Submitter(self._scheduler, self._transport, self._journal, folder=self.folder, job=self.job)
+        return Submitter(
+            self._scheduler,
+            self._transport,
+            self._journal,
+            folder=self.folder,
+            job=self.job,
+            is_kept=lambda token: self._keepers is not None and self._keepers.follows(token),
+        )
+
+    @property
+    def _keepers(self) -> Keepers | None:
+        return self._attempts.keepers
+
+    def _keepers_anew(self) -> list[str]:
+        """Send keepers that were lost again."""
+        self.try_refresh()
+        return self._keepers.send_anew(self._attempts.arrays) if self._keepers is not None else []
 
     def _trials(self, trials: int | Sequence[int] | None, verb: str) -> set[int]:
         self.refresh()

@@ -37,9 +37,21 @@ class Submitter:
     ----------
     job : Job
         What was planned; an array's own options come on top.
+    is_kept : callable
+        Whether an array, by its token, has a keeper.
     """
 
-    def __init__(self, scheduler: Scheduler, transport: Transport, journal: Journal, *, folder: str, job: Job) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        transport: Transport,
+        journal: Journal,
+        *,
+        folder: str,
+        job: Job,
+        is_kept: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self._is_kept = is_kept
         self._scheduler = scheduler
         self._transport = transport
         self._journal = journal
@@ -66,10 +78,11 @@ class Submitter:
             arrays for one another, is seen to here.
         """
         done: list[ArrayRecord] = []
+        now = [array for array in arrays if array.outcome != "waiting"]
 
         def submit_whole() -> None:
             try:
-                for array in arrays:
+                for array in now:
                     before = done[-1].job_id if done else None
                     waits = [*(dependencies or {}).get(array.token, ()), *self._after_canary(array, done)]
                     job_id = self._submit(array, files.get(array.token, {}), secrets, self._after(before, waits))
@@ -211,6 +224,8 @@ class Submitter:
         """Cancel an array that was submitted before another was refused; where that can't be, the error says so."""
         self._journal.cancelled(array.token, array.tasks)
         try:
+            if self._is_kept(array.token):  # else it would go on with what never was
+                self._scheduler.tell_keeper(self._folder, ["stop", array.token, "all"])
             self._scheduler.cancel(ArrayHandle(str(array.job_id), self._folder, array.size), None)
         except ClusterError as problem:
             error.add_note(f"{array.token} had been submitted before, as job {array.job_id}, and may not be cancelled: {problem}")
@@ -240,6 +255,7 @@ class Submitter:
             args=array.args,
             options=[option for option in job.directives() if option not in planned] if array.options else [],
             dependencies=dependencies,
+            is_kept=self._is_kept(array.token),
         )
 
     def _after_canary(self, array: ArrayRecord, done: Sequence[ArrayRecord]) -> list[Dependency]:

@@ -28,11 +28,13 @@ def of_status(attempts: Sequence[Attempt]) -> pd.DataFrame:
 
 
 def of_attempts(attempts: Sequence[Attempt]) -> pd.DataFrame:
-    """Tabulate every attempt of every trial."""
+    """Tabulate every attempt of every trial; `cause` is why it was run again, `change` what it had other than planned."""
     import pandas as pd
 
     ordered = sorted(attempts, key=lambda attempt: (attempt.trial, attempt.number))
     columns = {**_state_columns(ordered), "job": _jobs(ordered)}
+    columns["cause"] = [attempt.array.cause for attempt in ordered]
+    columns["change"] = [" ".join(f"{name}={value}" for name, value in attempt.array.options.items()) for attempt in ordered]
     index = pd.MultiIndex.from_tuples([(attempt.trial, attempt.number) for attempt in ordered], names=["trial", "attempt"])
     return pd.DataFrame(columns, index=index)
 

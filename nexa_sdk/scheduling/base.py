@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from nexa_sdk.retry import Bounds
 from nexa_sdk.states import State
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ class Submission:
         What sbatch is told otherwise than by the script, by long names: `job` has it as well.
     dependencies : sequence of Dependency
         What is to happen first.
+    is_kept : bool
+        Whether a keeper is to look after it when it has ended: it runs trials again by the rules of
+        the launch, and sends the next array of a rolling submission.
     """
 
     token: str
@@ -97,6 +101,7 @@ class Submission:
     args: Sequence[str] = ()
     options: Sequence[tuple[str, str | None]] = ()
     dependencies: Sequence[Dependency] = ()
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,30 @@ class Scheduler(ABC):
     @abstractmethod
     def checks(self, job: Job, *, folder: str, tasks: int) -> list[Check]:
         """Look at what only the cluster knows: partition, limits, GPUs."""
+
+    # ---- keepers: what is done when an array has ended, though nobody is there ------------------
+
+    @property
+    def holds_queue(self) -> bool:
+        """Whether there is a queue that takes only so many tasks, so that a submission may have to roll."""
+        return False
+
+    def bounds(self, job: Job) -> Bounds:
+        """Say what a trial gets that asks for nothing, and the most that one can ask for."""
+        return Bounds()
+
+    @abstractmethod
+    def living_keepers(self, folder: str, tokens: Sequence[str]) -> set[str]:
+        """Say of which arrays the keepers wait or work."""
+
+    @abstractmethod
+    def tell_keeper(self, folder: str, words: Sequence[str]) -> None:
+        """Give an order to what looks after a run's arrays: ``stop``, ``anew`` or ``roll``, and its arguments.
+
+        Raises
+        ------
+        ClusterError
+        """
 
     @abstractmethod
     def expected_start(self, script: str) -> Check | None:

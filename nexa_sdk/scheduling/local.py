@@ -114,6 +114,9 @@ class LocalScheduler(Scheduler):
             "bash": shutil.which("bash") or "/bin/bash",
             "env": for_trials(os.environ),
         }
+        if submission.is_kept:
+            spec["keeper"] = self._keeper(folder.name, submission.token)
+            _write(folder / "submitted" / f"{submission.token}.keeper", job_id.encode(), 0o644)
         path = folder / "local" / f"{submission.token}.json"
         path.with_suffix(".fifo").unlink(missing_ok=True)  # of a submitter that died
         os.mkfifo(path.with_suffix(".fifo"), 0o600)
@@ -234,6 +237,47 @@ class LocalScheduler(Scheduler):
             os.write(fifo, f"cancel {listed.name}\n".encode())
         finally:
             os.close(fifo)
+
+    # ---- keepers -------------------------------------------------------------------------------
+
+    def _keeper(self, run: str, token: str) -> dict[str, Any]:
+        """Say what a supervisor starts when its array has ended."""
+        here = str(Path(__file__).parents[2])
+        env = {**for_trials(os.environ), "NEXA_HOME": str(self.home.parent), "PYTHONPATH": here}
+        return {"argv": [sys.executable, "-m", "nexa_sdk.keeping", run, token], "env": env}
+
+    def living_keepers(self, folder: str, tokens: Sequence[str]) -> set[str]:
+        """Say of which arrays the supervisors live: each ends after its keeper has."""
+        return {token for token in tokens if self._is_supervised(Path(folder) / "local" / f"{token}.json")}
+
+    def _is_supervised(self, spec: Path) -> bool:
+        if not spec.exists() or json.loads(spec.read_bytes())["host"] != socket.gethostname():
+            return spec.exists()  # its lock is another machine's: nothing can be said of it from here
+        with open(spec.with_suffix(".lock"), "ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def tell_keeper(self, folder: str, words: Sequence[str]) -> None:
+        """Leave aside tasks that were cancelled, or do what a supervisor died before; see the base class."""
+        verb, token, *rest = words
+        marks = Path(folder) / "submitted"
+        if verb == "stop":
+            with _locked(marks / f"{token}.lock"):
+                if rest == ["all"] and not (marks / f"{token}.kept").exists():
+                    _write(marks / f"{token}.kept", b"all|cancelled: not run again\n", 0o644)
+                elif rest != ["all"]:
+                    with open(marks / f"{token}.stop", "a", encoding="utf-8") as stop:
+                        stop.write(f"{rest[0]}\n")
+            return
+        keeper = self._keeper(Path(folder).name, token)
+        done = subprocess.run(
+            keeper["argv"], env=keeper["env"], cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ClusterError(f"what looks after {token} failed: {done.stderr.strip()}")
 
     # ---- looking before ------------------------------------------------------------------------
 

@@ -365,6 +365,9 @@ class Supervisor:
             self.fire()
             self.look_upstream()
             self.start_some()
+        keeper = self.spec.get("keeper")
+        if keeper:  # runs failed trials again, by the rules of the launch
+            subprocess.run(keeper["argv"], env=keeper["env"], cwd="/", stdin=subprocess.DEVNULL, check=False)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.spec["folder"], "secrets", self.spec["token"]))
         os.unlink(self.base + ".fifo")

@@ -6,16 +6,17 @@ Text, not JSON: the text is the same from Slurm 20.11 to 26.05, the JSON of no t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
 
+from nexa_sdk.retry import Bounds
 from nexa_sdk.scheduling.base import TaskStatus
 from nexa_sdk.states import State
 from nexa_sdk.tasks import parse_tasks
 
-__all__ = ["SACCT_FIELDS", "SQUEUE_FORMAT", "Partition", "merge", "read_partitions", "read_sacct", "read_squeue"]
+__all__ = ["SACCT_FIELDS", "SQUEUE_FORMAT", "Partition", "merge", "read_bounds", "read_partitions", "read_sacct", "read_squeue"]
 
 Tasks = dict[str, dict[int, TaskStatus]]
 
@@ -238,6 +239,40 @@ def read_partitions(text: str) -> dict[str, Partition]:
             gpus,
         )
     return found
+
+
+def read_bounds(text: str, config: Mapping[str, str], *, partition: str | None, cpus: int) -> Bounds:
+    """Read ``sinfo -h -o '%P|%l|%L|%m|%D'`` and Slurm's configuration: what a trial gets, and the most that there is.
+
+    Parameters
+    ----------
+    partition : str, optional
+        As the job has it; unless given, the default.
+    cpus : int
+        Of a trial on one node.
+    """
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 4]
+    names = partition.split(",") if partition else [row[0].rstrip("*") for row in rows if row[0].endswith("*")]
+    chosen = [row for row in rows if row[0].rstrip("*") in names]
+    if not chosen:
+        return Bounds()
+    limits = [read_limit(row[1]) for row in chosen]
+    defaults = [read_limit(row[2]) for row in chosen]
+    memories = [int(match[0]) for row in chosen if (match := re.match(r"[0-9]+", row[3])) and int(match[0]) > 1]  # 1: not configured
+    return Bounds(
+        memory=_default_memory(config, cpus),
+        most_memory=f"{max(memories)}M" if memories else None,
+        time=min((length for length in defaults if length is not None), default=None),
+        most_time=None if None in limits else max(limit for limit in limits if limit is not None),
+        nodes=sum(int(row[4]) for row in chosen) if len(names) == 1 else None,
+    )
+
+
+def _default_memory(config: Mapping[str, str], cpus: int) -> str | None:
+    of_node, of_cpu = config.get("DefMemPerNode", ""), config.get("DefMemPerCPU", "")
+    if of_node.isdecimal() and int(of_node):
+        return f"{of_node}M"
+    return f"{int(of_cpu) * cpus}M" if of_cpu.isdecimal() and int(of_cpu) else None
 
 
 def read_limit(text: str) -> timedelta | None:

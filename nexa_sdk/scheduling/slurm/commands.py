@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nexa_sdk.errors import ClusterError, ClusterNotFound, CommandFailed, CommandTimeout
+from nexa_sdk.retry import Bounds
 from nexa_sdk.scheduling.base import ArrayHandle, Check, Limits, Scheduler, Submission, TaskStatus, Verdict
 from nexa_sdk.scheduling.environment import for_questions, for_trials
 from nexa_sdk.scheduling.slurm import accounting, checks, submitting
@@ -20,6 +21,7 @@ __all__ = ["SlurmScheduler"]
 
 # seconds: a controller that is down is waited for by its own clients for 10, then they give up
 ANSWER = 30.0
+ORDER = 120.0  # seconds: a keeper that is at work is waited for
 
 
 class SlurmScheduler(Scheduler):
@@ -137,6 +139,34 @@ class SlurmScheduler(Scheduler):
             )
         if answer.returncode:
             raise CommandFailed("scancel", answer.returncode, answer.stderr)
+
+    # ---- keepers --------------------------------------------------------------------------------
+
+    @property
+    def holds_queue(self) -> bool:
+        """Slurm's sites limit how many tasks one may have submitted."""
+        return True
+
+    def bounds(self, job: Job) -> Bounds:
+        """Say what the partition gives, and the most that it has; see the base class."""
+        rows = self._ask("sinfo", "-h", "-o", "%P|%l|%L|%m|%D")
+        return accounting.read_bounds(
+            rows, self.config(), partition=job.partition, cpus=(job.cpus_per_task or 1) * (job.ntasks_per_node or 1)
+        )
+
+    def living_keepers(self, folder: str, tokens: Sequence[str]) -> set[str]:
+        """Say of which arrays the keepers wait or work: by their names."""
+        found: set[str] = set()
+        for k in range(0, len(tokens), 500):
+            names = ",".join(f"{token}-keeper" for token in tokens[k : k + 500])
+            found |= {name.removesuffix("-keeper") for name in self._ask("squeue", "-h", "-n", names, "-o", "%j").split()}
+        return found
+
+    def tell_keeper(self, folder: str, words: Sequence[str]) -> None:
+        """Give an order by the keeper's own script; see the base class."""
+        answer = self.transport.run(["bash", f"{folder}/keeper.sbatch", *words], env=self._for_trials(), timeout=ORDER)
+        if answer.returncode:
+            raise CommandFailed("keeper.sbatch", answer.returncode, answer.stderr)
 
     # ---- looking before -------------------------------------------------------------------------
 

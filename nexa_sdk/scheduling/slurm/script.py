@@ -200,7 +200,7 @@ secrets={secrets}
 """
 
 # The last task to end takes the secrets away; so does whoever sees the run ended. A task that may
-# be requeued is not known to have ended, and leaves them.
+# be requeued, or run again by itself, is not known to have ended, and leaves them.
 _SECRETS_GO = """\
 ended() {
   finish "$1"
@@ -216,4 +216,4 @@ def _secrets(job: Job, array: ArrayScript) -> list[str]:
         return []
     # The job's name, not the token of the first attempt: a retry brings its own.
     file = quote(f"{array.folder}/secrets/") + "$SLURM_JOB_NAME"
-    return [_SECRETS.format(secrets=file) + ("" if job.requeue else _SECRETS_GO)]
+    return [_SECRETS.format(secrets=file) + ("" if job.requeue or job.retry is not None else _SECRETS_GO)]

@@ -47,15 +47,22 @@ SUBMIT = 60.0
 # A script that came through a pipe and was cut short would be submitted and run: so a file first,
 # and a look whether it is whole. Exit statuses of its own are above those of sbatch (1 and 255).
 _SUBMIT = r"""
-folder=$1 script=$2 size=$3 token=$4 send=$5 packed=$6
-shift 6
+folder=$1 script=$2 size=$3 token=$4 send=$5 packed=$6 tasks=$7
+shift 7
 mkdir -p -- "$folder/submitted" && cd -- "$folder" || exit 73
 mark=submitted/$token
 true >> "$mark.lock" || exit 73
 exec 9> "$mark.lock"
 flock -w 30 -E 75 9 2> /dev/null
 [ $? -ne 75 ] || exit 75
-if [ -s "$mark" ]; then cat "$mark"; exit; fi
+follow() { # by a keeper, where one was ordered; what came of it stands in the mark beside
+  [ "$tasks" = - ] || bash keeper.sbatch follow "$token" "$1" "$script" "$tasks" > /dev/null
+}
+if [ -s "$mark" ]; then
+  follow "$(cat "$mark")"
+  cat "$mark"
+  exit
+fi
 void=0
 [ ! -e "$mark.void" ] || read -r void since < "$mark.void"
 [ "$void" -lt "$send" ] || exit 76
@@ -66,7 +73,10 @@ fi
 true > "$mark.begun" || exit 73
 id=$("$@") || exit $?
 case $id in # else something else spoke first: the job is looked up by its name
-  [0-9]*) echo "$id" > "$mark.begun" && mv -f "$mark.begun" "$mark" ;;
+  [0-9]*)
+    echo "$id" > "$mark.begun" && mv -f "$mark.begun" "$mark"
+    follow "$id"
+    ;;
 esac
 echo "$id"
 """
@@ -105,6 +115,7 @@ def submit(transport: Transport, submission: Submission, environment: Mapping[st
     argv = [
         *("sh", "-c", _SUBMIT, "nexa-submit", submission.folder, submission.script, str(len(script)) if script is not None else "-"),
         *(submission.token, str(submission.send), "yes" if submission.files else "no"),
+        submission.tasks if submission.is_kept else "-",
         *("sbatch", "--parsable", *options, submission.script, *submission.args),
     ]
     try:
