@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexa_sdk.errors import ClusterError, InvalidInput
 from nexa_sdk.records import ArrayRecord
-from nexa_sdk.retry import Cause, Ladder, Retry
+from nexa_sdk.retry import Cause, Ladder, Retry, Step
 from nexa_sdk.retrying import Diagnosis
 from nexa_sdk.scheduling.base import TaskStatus
 from nexa_sdk.states import State
@@ -221,18 +221,19 @@ class Keepers:
         self.to_come = set()
         failed = [attempt for attempt in last if attempt.status.state.is_failure and self.follows(attempt.array.token)]
         pending = [a for a in failed if a.array.token not in self._kept and a.array.token not in self.lost]
-        again = self._again(pending, everything)
+        steps = self._steps(pending, everything)
         shown = []
         for attempt in last:
             token, status = attempt.array.token, attempt.status
-            if attempt.trial in again:
+            step = steps.get(attempt.trial)
+            if step is not None and step.is_again:
                 self.to_come.add(attempt.trial)
-                reason = f"{status.state}; it runs again when its array has ended: {again[attempt.trial]}"
+                reason = f"{status.state}; it runs again when its array has ended: {step.cause}, {step.words}"
                 shown.append(attempt._replace(status=TaskStatus(State.PENDING, reason=reason)))
                 continue
-            words = ""
+            words = f"{step.cause}: {step.words}" if step is not None else ""
             if status.state.is_failure and self.follows(token):
-                words = self._kept.get(token, {}).get(attempt.task, "")
+                words = self._kept.get(token, {}).get(attempt.task, words)
                 if token in self.lost and status.state is not State.CANCELLED:
                     words = f"{self.lost[token]}, and nothing runs it again: run.retry(by='cause') does, or run.resume() sends a keeper"
             elif attempt.array.outcome == "waiting" and self.lost:
@@ -243,8 +244,8 @@ class Keepers:
             shown.append(attempt)
         return shown
 
-    def _again(self, failed: Sequence[Attempt], everything: Sequence[Attempt]) -> dict[int, str]:
-        """Say of which trials a keeper will see that they are to be run again, and what it changes."""
+    def _steps(self, failed: Sequence[Attempt], everything: Sequence[Attempt]) -> dict[int, Step]:
+        """Decide as a keeper is going to, by trial."""
         rules = self.orders.rules
         failed = [attempt for attempt in failed if attempt.status.state is not State.CANCELLED]
         if rules is None or not failed:
@@ -253,7 +254,7 @@ class Keepers:
         stopped = {name.removesuffix(".stop"): set(parse_tasks(text.decode().strip().replace("\n", ","))) for name, text in stops.items()}
         failed = [attempt for attempt in failed if attempt.task not in stopped.get(attempt.array.token, ())]
         steps = self.diagnosis.steps(failed, everything, rules=rules, ladder=self.orders.ladder, job=self._job)
-        return {step.trial: f"{step.cause}, {step.words}" for _, step in steps if step.is_again}
+        return {step.trial: step for _, step in steps}
 
     # ---- orders --------------------------------------------------------------------------------
 

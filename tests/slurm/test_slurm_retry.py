@@ -102,7 +102,7 @@ def test_what_fails_everywhere_at_once_is_not_run_again_and_it_says_so(slurm: Cl
     wait_until(lambda: kept(run) == [f"{run.id}-0"])
     status = run.status()
     assert status["state"].tolist() == ["FAILED"] * 3
-    assert set(status["reason"]) == {"all failed within a minute of their start: nothing is run again"}
+    assert set(status["reason"]) == {"FAILED: all failed within a minute of their start: nothing is run again"}
     assert len(run.attempts()) == 3
 
 
@@ -180,6 +180,26 @@ def test_a_rolling_submission_that_is_cancelled_submits_no_more(slurm: Cluster, 
     run.cancel().wait(check=False, timeout=60, progress=False)
     assert run.status()["state"].tolist() == ["CANCELLED"] * 9
     assert not [name for name in os.listdir(f"{run.folder}/submitted") if name == f"{run.id}-3"]
+
+
+def test_a_rolling_submission_waits_for_what_runs_again_and_a_lost_keeper_is_resumed(
+    slurm: Cluster, program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexa_sdk.keepers.GONE", 1.0)
+    monkeypatch.setattr("nexa_sdk.keepers.ASKED_AGAIN", 0.0)
+    code = """
+        time.sleep(2)
+        if sys.argv[2] == "0" and not os.path.exists("again"): open("again", "w").close(); os.kill(os.getpid(), 9)
+    """
+    run = slurm.launch(Sweep(program(code), {"x": range(4)}), time="0:05:00", mem="100M", rolling=14, retry="by-cause", throttle=1)
+    raw("scancel", "-n", f"{run.id}-1-keeper")
+    lost = f"of {run.id}-1 its keeper is gone: run.resume() goes on"
+    wait_until(lambda: any(lost in reason for reason in run.status()["reason"]))
+    run.resume().wait(timeout=120, progress=False)
+    assert changes(run, 0) == [("FAILED", "", ""), ("COMPLETED", "OUT_OF_MEMORY", "mem=200M")]
+    ids = {name: int(Path(run.folder, "submitted", f"{run.id}-{name}").read_text()) for name in ("0", "0m", "1", "2", "3")}
+    assert ids["0m"] < ids["2"], "its place in the queue is free when its second attempt has ended"
+    assert run.status()["state"].tolist() == ["COMPLETED"] * 4
 
 
 @pytest.mark.full

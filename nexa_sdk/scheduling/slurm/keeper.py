@@ -274,8 +274,8 @@ again() {
     note "$list" "$cause: $what"
     return
   fi
-  if [[ $cause == OUT_OF_MEMORY ]] && ((done_for >= ${#memory[@]})); then note "$list" "$memory_end"; return; fi
-  if [[ $cause == TIMEOUT ]] && ((done_for >= ${#walltime[@]})); then note "$list" "$walltime_end"; return; fi
+  if [[ $cause == OUT_OF_MEMORY ]] && ((done_for >= ${#memory[@]})); then note "$list" "$cause: $memory_end"; return; fi
+  if [[ $cause == TIMEOUT ]] && ((done_for >= ${#walltime[@]})); then note "$list" "$cause: $walltime_end"; return; fi
   did[$1]+=${letters[$1]}
   if ((${#did[0]})); then name=${memory[${#did[0]} - 1]} options+=("--mem=$name") json+=",\"mem\":\"$name\""; fi
   [[ $cause != OUT_OF_MEMORY ]] || what="mem $name"
@@ -347,7 +347,7 @@ keep() {
       [[ -n ${groups[n]} ]] || continue
       if [[ $everywhere == yes ]]; then
         # shellcheck disable=SC2086
-        note "$(fold ${groups[n]})" 'EVERYWHERE'
+        note "$(fold ${groups[n]})" "${causes[n]}: EVERYWHERE"
       else
         again "$n"
       fi
