@@ -86,13 +86,26 @@ def disturbed(request: pytest.FixtureRequest) -> Iterator[dict[ControllerFault, 
             yield {fault: pool.submit(on_a_free_box, fault) for fault in _chosen(request.session, ControllerFault)}
 
 
+@pytest.fixture(scope="module")
+def own_box() -> Iterator[Sandbox]:
+    """Return a sandbox that one module has for itself."""
+    for (box,) in _started(1):
+        yield box
+
+
 @pytest.fixture
-def judged(request: pytest.FixtureRequest) -> Callable[[Point, Future[Outcome]], Outcome]:
+def note(request: pytest.FixtureRequest) -> Callable[[Outcome], None]:
+    """Note an outcome for the table."""
+    return lambda outcome: request.config.stash.setdefault(_told, []).append((outcome.kind, outcome))
+
+
+@pytest.fixture
+def judged(request: pytest.FixtureRequest, note: Callable[[Outcome], None]) -> Callable[[Point, Future[Outcome]], Outcome]:
     """Wait for a point's outcome, note it for the table, and see that nothing was lost, and nothing ran twice."""
 
     def judge(point: Point, future: Future[Outcome]) -> Outcome:
         outcome = future.result()
-        request.config.stash.setdefault(_told, []).append((outcome.kind, outcome))
+        note(outcome)
         again = f"play it alone: pytest --full {request.node.path} --seed {request.config.getoption('--seed')} -k {point.number:03}"
         assert [outcome.lost, outcome.twice, outcome.wrong] == [[], [], []], f"{point}: {outcome}\n{outcome.said}\n{again}"
         return outcome

@@ -17,7 +17,7 @@ from verdict import Outcome, judge, ran
 
 from nexa_sdk.scheduling.slurm.sandbox import Sandbox
 
-__all__ = ["disturb"]
+__all__ = ["disturb", "heal", "lay_gate"]
 
 # Those that run wait here, so that there is something to cancel; a trial that is watched takes a while.
 WAITING = """\
@@ -86,7 +86,7 @@ def _end_all(box: Sandbox) -> None:
 
 
 def _while_submitting(stage: Stage, fault: ControllerFault, box: Sandbox, outcome: Outcome) -> None:
-    _lay_gate(stage, fault)
+    lay_gate(stage, after=fault.during == "after sbatch", nth=fault.nth)
     child = stage.start("act", shimmed=True)
     said: list[str] = []
     reader = threading.Thread(target=lambda: said.append(child.communicate(timeout=PATIENCE * 2)[0]))
@@ -109,18 +109,18 @@ def _while_submitting(stage: Stage, fault: ControllerFault, box: Sandbox, outcom
     judge(stage, outcome, box.environment)
 
 
-def _lay_gate(stage: Stage, fault: ControllerFault) -> None:
+def lay_gate(stage: Stage, *, after: bool, nth: int) -> None:
     """Let the chosen sbatch wait, before or after the real one, until the fault is there."""
     real = shutil.which("sbatch")
     wait = f"touch {stage.folder}/gate; until [[ -e {stage.folder}/open ]]; do sleep 0.02; done"
-    act = f'{real} "$@" > "$d/out"; code=$?; {wait}; cat "$d/out"; exit $code' if fault.during == "after sbatch" else wait
+    act = f'{real} "$@" > "$d/out"; code=$?; {wait}; cat "$d/out"; exit $code' if after else wait
     stage.shim(
         "sbatch",
         f"""#!/bin/bash
 d={stage.folder}/bin
 if [[ -e {stage.folder}/counting && "$*" == *--parsable* && ! -e {stage.folder}/gate ]]; then
   echo >> "$d/calls"
-  if [[ $(wc -l < "$d/calls") == {fault.nth} ]]; then {act}; fi
+  if [[ $(wc -l < "$d/calls") == {nth} ]]; then {act}; fi
 fi
 exec {real} "$@"
 """,

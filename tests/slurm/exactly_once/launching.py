@@ -98,6 +98,7 @@ def follow_up(situation: dict[str, Any], how: str) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever was inherited
     situation = json.loads(Path(sys.argv[1]).read_text())
     how = sys.argv[2] if len(sys.argv) > 2 else "act"
     if how == "act":
