@@ -323,7 +323,8 @@ def _is_settled(status: TaskStatus) -> bool:
 def _never_began(status: TaskStatus) -> bool:
     """Whether a task was cancelled, but by nobody in particular, before it began; or went without a trace."""
     is_gone = status.state in (State.CANCELLED, State.UNKNOWN)
-    return is_gone and status.start is None and not status.reason.startswith("cancelled by")
+    has_begun = status.node or status.start not in (None, status.end)  # sacct has the end as a start, at times
+    return is_gone and not has_begun and not status.reason.startswith("cancelled by")
 
 
 def _lacks_exit_code(status: TaskStatus) -> bool:

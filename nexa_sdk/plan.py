@@ -12,7 +12,7 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
@@ -297,17 +297,20 @@ class Plan:
                 run=self.id,
                 script=f"job-{n}.sbatch",
                 first=first,
-                tasks=f"0-{self.job.tasks_of(count) - 1}",
+                tasks=f"0-{self.job.tasks_of(trials) - 1}",
                 at=now,
-                count=count,
+                count=trials,
                 sends=1,
                 pack=self.job.trials_per_task,
                 outcome="waiting" if self.is_rolling and n >= AT_FIRST else "intent",
             )
-            for n, (token, (first, count)) in enumerate(zip(self.tokens, self.arrays, strict=True))
+            for n, (token, (first, trials)) in enumerate(zip(self.tokens, self.arrays, strict=True))
         ]
         written = self.written()
-        dependencies = Predecessors(self.after, lambda run_id: self.cluster.run(journal.run(run_id))).dependencies(arrays)
+        cut = Predecessors(self.after, lambda run_id: self.cluster.run(journal.run(run_id))).cut(arrays)
+        further = count(len(arrays))
+        arrays = [array if array.token else replace(array, token=f"{self.id}-{next(further)}") for array, _ in cut]
+        dependencies = {array.token: waits for array, (_, waits) in zip(arrays, cut, strict=True)}
         # All is rendered before anything is written down: what fails until here leaves no trace.
         files = self.files_by_token(written)
         if secrets is not None and self.is_rolling:  # those whose turn comes later find theirs

@@ -7,13 +7,14 @@ a job that it has forgotten, and runs what should wait at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nexa_sdk.errors import ClusterError, InvalidInput, JournalError, PreflightFailed, RunNotFound
 from nexa_sdk.records import ArrayRecord
 from nexa_sdk.scheduling.base import Dependency
 from nexa_sdk.states import State
+from nexa_sdk.tasks import format_tasks
 
 if TYPE_CHECKING:
     from nexa_sdk.attempts import Attempt
@@ -112,8 +113,11 @@ class Predecessors:
         self._after = after
         self._find = find
 
-    def dependencies(self, arrays: Sequence[ArrayRecord]) -> dict[str, list[Dependency]]:
-        """Ask how far the runs are, and say what each array has to wait for still, by its token.
+    def cut(self, arrays: Sequence[ArrayRecord]) -> list[tuple[ArrayRecord, list[Dependency]]]:
+        """Ask how far the runs are, and say what each array has to wait for still.
+
+        An array whose trials wait one by one, and for several jobs, becomes one array for each of these;
+        the first keeps its token, the others have none yet.
 
         Raises
         ------
@@ -122,14 +126,16 @@ class Predecessors:
         ClusterError
             The cluster does not answer.
         """
-        found: dict[str, list[Dependency]] = {array.token: [] for array in arrays}
+        found: list[tuple[ArrayRecord, list[Dependency]]] = [(array, []) for array in arrays]
         for after in self._after:
             run = self._find(after.run)
             attempts = run.refresh()
-            whole = [] if after.is_each else _of_all(run, attempts)
-            by_trial = {attempt.trial: attempt for attempt in attempts} if after.is_each else {}
-            for array in arrays:
-                found[array.token] += _one_by_one(run, by_trial, array) if after.is_each else whole
+            if after.is_each:
+                by_trial = {attempt.trial: attempt for attempt in attempts}
+                found = [(part, [*waits, *more]) for array, waits in found for part, more in _one_by_one(run, by_trial, array)]
+            else:
+                whole = _of_all(run, attempts)
+                found = [(array, [*waits, *whole]) for array, waits in found]
         return found
 
     def blame(self, since: float) -> Callable[[int], str]:
@@ -175,25 +181,37 @@ def _of_all(run: Run, attempts: Sequence[Attempt]) -> list[Dependency]:
     return found
 
 
-def _one_by_one(run: Run, by_trial: Mapping[int, Attempt], array: ArrayRecord) -> list[Dependency]:
-    """Name the jobs whose tasks the tasks of an array wait for, each for its namesake."""
+def _one_by_one(run: Run, by_trial: Mapping[int, Attempt], array: ArrayRecord) -> list[tuple[ArrayRecord, list[Dependency]]]:
+    """Cut an array by the jobs that its tasks wait for, each for its namesake.
+
+    A task that has no namesake in such a job, because that is another's trial or is forgotten, would
+    wait for all of the job, and be cancelled with it (22.05).
+    """
     places = array.places()
     going = {attempt.trial: attempt for attempt in _going(run, [by_trial[trial] for _, _, trial in places])}
-    job_ids = list(dict.fromkeys(str(attempt.job_id) for attempt in going.values()))
+    jobs: dict[int, str | None] = {}  # by task, the job that it waits for
     for task, _, trial in places:
-        # Waits for the namesake in each of these jobs: it must be where its trial is, or not be at all.
-        elsewhere = [job for job in job_ids if _carries(going, job, task) and by_trial[trial].job_id != job]
-        if elsewhere or (trial in going and going[trial].task != task):
-            raise PreflightFailed(
-                f"trial {trial} can't wait for trial {trial} of {run.id}: Slurm compares the numbers of tasks, and some trials of that "
-                "run are on their second attempt. Wait for it with run.wait(), or use after=. Nothing was submitted"
-            )
-    return [Dependency("aftercorr", job_id, run.folder) for job_id in job_ids]
+        before = going.get(trial)
+        job_id = before.job_id if before is not None else None
+        if (before is not None and before.task != task) or (jobs.get(task) and job_id and jobs[task] != job_id):
+            raise _no_namesake(run, trial)
+        jobs[task] = jobs.get(task) or job_id
+    job_ids = sorted(set(jobs.values()), key=lambda job_id: (job_id is not None, job_id))
+    if len(job_ids) > 1 and array.pack > 1:
+        raise _no_namesake(run, next(trial for task, _, trial in places if jobs[task] is not None))
+    found = []
+    for n, job_id in enumerate(job_ids):
+        tasks = [task for task, waits in jobs.items() if waits == job_id]
+        part = replace(array, tasks=format_tasks(tasks), count=len(tasks), token="" if n else array.token) if len(job_ids) > 1 else array
+        found.append((part, [Dependency("aftercorr", job_id, run.folder)] if job_id is not None else []))
+    return found
 
 
-def _carries(going: Mapping[int, Attempt], job_id: str, task: int) -> bool:
-    array = next(attempt.array for attempt in going.values() if attempt.job_id == job_id)
-    return any(place[0] == task for place in array.places())
+def _no_namesake(run: Run, trial: int) -> PreflightFailed:
+    return PreflightFailed(
+        f"trial {trial} can't wait for trial {trial} of {run.id}: Slurm compares the numbers of tasks, and with several trials a task some "
+        "of that run's are done or on their second attempt. Wait for it with run.wait(), or use after=. Nothing was submitted"
+    )
 
 
 def _going(run: Run, attempts: Sequence[Attempt]) -> list[Attempt]:

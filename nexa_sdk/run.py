@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import retrying, tables, waiting
 from nexa_sdk.attempts import Attempt, Attempts
-from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, JournalError, RunFailed
+from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, JournalError, PreflightFailed, RunFailed
 from nexa_sdk.job_secrets import read_secrets
 from nexa_sdk.predecessors import Predecessors, after_canary, outcome, read_after
 from nexa_sdk.records import UNSETTLED, ArrayRecord
@@ -461,9 +461,10 @@ class Run:
         secrets = read_secrets(self.job)
         taken = len(self._attempts.arrays)
         arrays = [replace(array, cause=cause, options=options) for cause, options, attempts in parts for array in self._arrays_of(attempts)]
-        new = [replace(array, token=f"{self.id}-{taken + n}") for n, array in enumerate(arrays)]
-        dependencies = self._predecessors.dependencies(new)
+        cut = self._predecessors.cut(arrays)
+        new = [replace(array, token=f"{self.id}-{taken + n}") for n, (array, _) in enumerate(cut)]
         self._journal.intend(new)
+        dependencies = {array.token: waits for array, (_, waits) in zip(new, cut, strict=True)}
         self._submitter().submit(new, files={}, secrets=secrets, dependencies=dependencies)
         self.refresh()
 
@@ -507,7 +508,12 @@ class Run:
 
     def _dependencies(self, array: ArrayRecord) -> list[Dependency]:
         """Say what an array that is sent late has to wait for still."""
-        found = self._predecessors.dependencies([array])[array.token]
+        (_, found), *others = self._predecessors.cut([array])
+        if others:
+            raise PreflightFailed(
+                f"{array.token} was cut short, and the runs before it have gone on since: some of its trials need no longer wait, and "
+                "others do. Resume it when those runs have completed"
+            )
         if self.job.canary and array.script != CANARY:
             found += after_canary(self, self.refresh()[0])
         return found

@@ -242,6 +242,8 @@ class Submitter:
     ) -> Submission:
         job = type(self._job)(**{**self._job.given(), **array.options})
         planned = self._job.directives()
+        script = files.get(array.script)
+        throttle = f"%{job.throttle}" if job.throttle else ""
         secret_file = {f"secrets/{array.token}": secrets} if secrets is not None else {}
         return Submission(
             token=array.token,
@@ -250,7 +252,7 @@ class Submitter:
             tasks=array.tasks,
             job=job,
             files=ChainMap(secret_file, files),  # type: ignore[arg-type]  # a million rows are not copied
-            is_retry=not files,
+            is_retry=script is None or f"#SBATCH --array={array.tasks}{throttle}\n".encode() not in script,
             send=send,
             args=array.args,
             options=[option for option in job.directives() if option not in planned] if array.options else [],

@@ -81,17 +81,28 @@ def test_only_what_goes_on_is_named_where_a_job_also_has_failures(slurm: Cluster
     second.refresh()
     (told,) = dependencies(second)
     assert sorted(told.replace("(unfulfilled)", "").split(",")) == sorted([f"afterok:{job}_2", f"afterok:{job}_3", f"afterok:{again}_*"])
-    with pytest.raises(PreflightFailed, match="some trials of that run are on their second attempt"):
-        slurm.launch(Sweep(program(QUICK, "second.py"), {"n": range(4)}), time="0:05:00", after_each=first)
     Path("go-2").touch()
     Path("go-3").touch()
     wait_until(lambda: [str(attempt.status.state) for attempt in first.refresh()[2:]] == ["COMPLETED"] * 2)
-    # Only the second attempt goes on: trial 1 waits for it, and the others for nothing.
-    third = slurm.launch(Sweep(program(QUICK, "third.py"), {"n": range(4)}), time="0:05:00", after_each=first)
-    wait_until(lambda: [str(attempt.status.state) for attempt in third.refresh()] == ["COMPLETED", "PENDING", "COMPLETED", "COMPLETED"])
     Path("go-1").touch()
     assert end(second) == ["COMPLETED"] * 2
-    assert end(third) == ["COMPLETED"] * 4
+
+
+def test_each_trial_waits_for_the_job_that_carries_its_own_and_for_none_that_does_not(slurm: Cluster, program) -> None:
+    Path("bad").write_text("1")
+    first = slurm.launch(Sweep(program(STAGE, "first.py"), {"n": range(4)}), time="0:05:00")
+    Path("go-0").touch()
+    Path("go-1").touch()
+    wait_until(lambda: {str(attempt.status.state) for attempt in first.refresh()[:2]} == {"COMPLETED", "FAILED"})
+    Path("go-1").unlink()
+    first.retry(1)
+    Path("bad").write_text("2")
+    # Trial 0 has completed, 1 runs again in a job of its own, 2 will fail, and 3 will complete.
+    second = slurm.launch(Sweep(program(QUICK, "second.py"), {"n": range(4)}), time="0:05:00", after_each=first)
+    wait_until(lambda: Path("began-0").exists())
+    assert len({attempt.job_id for attempt in second.refresh()}) == 3
+    Path("go").touch()
+    assert end(second) == ["COMPLETED", "COMPLETED", "CANCELLED", "COMPLETED"]
 
 
 def test_each_trial_waits_for_its_own(slurm: Cluster, program) -> None:

@@ -27,6 +27,7 @@ from nexa_sdk.walltime import format_walltime, parse_walltime
         ({"reservation": "r"}, [("reservation", "r")]),
         ({"licenses": "matlab:2"}, [("licenses", "matlab:2")]),
         ({"dependency": "afterok:12"}, [("dependency", "afterok:12"), ("kill-on-invalid-dep", "yes")]),
+        ({"dependency": "afterok:12", "options": {"kill-on-invalid-dep": "no"}}, [("dependency", "afterok:12"), ("kill-on-invalid-dep", "no")]),
         ({"nodes": 2}, [("nodes", "2")]),
         ({"ntasks_per_node": 4}, [("ntasks-per-node", "4")]),
         ({"cpus_per_task": 8}, [("cpus-per-task", "8")]),
