@@ -326,6 +326,8 @@ class Job(BaseModel):
             raise ValueError(f"canary=True can't go with dependency={self.dependency!r}: Slurm joins 'and' with no 'or'; leave one out")
         if self.side_by_side:
             self._check_side_by_side()
+        if self.canary and (self.retry is not None or self.rolling is not None):
+            raise ValueError("canary=True can't go with retry= or rolling=: the others are cancelled when the canary fails; leave one out")
         if self.retry is not None and self.trials_per_task > 1:
             raise ValueError(f"retry= and pack={self.pack}: packed trials are run again on demand alone; run.retry(by='cause') does it")
         if self.rolling is not None and self.canary:

@@ -115,6 +115,8 @@ class Plan:
                 self.ladder = Ladder.read(recalled["ladder"])
             ahead, size = recalled["arrays"][0][2], recalled["arrays"][:2][-1][2]
         self.after = tuple(after)
+        if self.after and self.is_rolling:
+            raise SweepError("after= can't go with rolling=: the later arrays would not know what they wait for; leave one out")
         self.arrays = _Chunks(total, size, ahead)
         self.scripts: Sequence[str] = _Scripts(self)
 

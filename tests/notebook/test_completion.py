@@ -42,7 +42,7 @@ def complete(ip: InteractiveShell, text: str) -> list[str]:
     ("text", "whole"),
     [
         ("%nexa la", ["%nexa launch"]),
-        ("%nexa re", ["%nexa results", "%nexa resume", "%nexa retry"]),
+        ("%nexa re", ["%nexa results", "%nexa retry", "%nexa resume"]),
         ("x = %nexa la", ["x = %nexa launch"]),
         ("a.b, c[0] = %nexa prev", ["a.b, c[0] = %nexa preview"]),
         ("%%nexa sw", ["%%nexa sweep"]),

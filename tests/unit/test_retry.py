@@ -310,3 +310,9 @@ def test_the_keeper_decides_as_the_rules_do(tmp_path_factory: pytest.TempPathFac
     sent = (stub / "sent").read_text().splitlines() if expected else []
     assert len(sent) == 2 * len(expected), "an array and its keeper for each cause"
     assert (folder / "submitted" / f"{token}.kept").exists()
+
+
+@pytest.mark.parametrize("other", [{"retry": "by-cause"}, {"rolling": 100}])
+def test_a_canary_goes_with_neither_a_retry_nor_a_rolling_submission(other: dict[str, object]) -> None:
+    with pytest.raises(JobError, match="canary=True can't go with retry= or rolling="):
+        Job(canary=True, **other)
