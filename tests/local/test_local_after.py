@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nexa_sdk import Cluster, Sweep, attach
+from nexa_sdk import Cluster, Sweep, attach, runs
+from nexa_sdk.cli import main
 from nexa_sdk.errors import InvalidInput, JobError, PreflightFailed
 from nexa_sdk.run import Run
 
@@ -106,6 +107,19 @@ def test_what_comes_first_is_part_of_the_plan(local: Cluster, program) -> None:
     run = whole.submit()
     assert json.loads(Path(run.folder, "plan.json").read_text())["after"] == [{"run": first.id, "each": False}]
     assert local.launch(sweep, time="0:05:00", after=first).id == run.id, "the same is launched once"
+
+
+def test_a_line_names_the_runs_that_come_first(local: Cluster, program, capsys: pytest.CaptureFixture[str]) -> None:
+    go()
+    first = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=60, progress=False)
+    program(QUICK, "second.py")
+    line = ["second.py", "n=0,1", "--time", "0:05:00"]
+    assert main(["preview", *line, "--after-each", first.id]) == 0
+    assert f"each trial after the same one of run {first.id}" in capsys.readouterr().out
+    assert main(["launch", *line, "--after", first.id[:-2], "--canary"]) == 0
+    newest = attach(runs(limit=1).index[0])
+    assert newest.plan["after"] == [{"run": first.id, "each": False}]
+    assert newest.job.canary
 
 
 def test_what_can_not_be_meant_is_said(local: Cluster, program) -> None:

@@ -44,17 +44,9 @@ def run_folder(folder: str, *, is_throw_away: bool) -> list[Check]:
     return [Check("run folder", "warning", words)]
 
 
-def number_of_tasks(tasks: int, array_size: int, job_count: int, *, pack: int = 1) -> Check:
-    """Compare the tasks with what the controller holds; over that sbatch waits without a word."""
+def number_of_tasks(tasks: int, array_size: int, *, pack: int = 1) -> Check:
+    """Say how many tasks there are, and in how many arrays."""
     of_trials = f" of {pack} trials" if pack > 1 else ""
-    if tasks > job_count:
-        needed = -(-tasks * pack // job_count)
-        then = -(-tasks * pack // needed)
-        words = (
-            f"{tasks:,} tasks{of_trials} are more jobs than the controller holds (MaxJobCount={job_count:,}): "
-            f"pack={needed} puts {needed} trials into a task and makes them {then:,}; time= is then that of all trials of a task"
-        )
-        return Check("tasks", "error", words)
     arrays = -(-tasks // array_size)
     return Check("tasks", "ok", f"{tasks:,}{of_trials} in {arrays} array{'s' if arrays > 1 else ''} (MaxArraySize={array_size:,})")
 

@@ -10,7 +10,7 @@ from nexa_sdk.errors import ClusterError, ClusterNotFound, CommandFailed, Comman
 from nexa_sdk.retry import Bounds
 from nexa_sdk.scheduling.base import ArrayHandle, Check, Limits, Scheduler, Submission, TaskStatus, Verdict
 from nexa_sdk.scheduling.environment import for_questions, for_trials
-from nexa_sdk.scheduling.slurm import accounting, checks, submitting
+from nexa_sdk.scheduling.slurm import accounting, checks, submit_limits, submitting
 from nexa_sdk.scheduling.slurm.polling import Poller
 from nexa_sdk.transports.base import Completed, Transport
 
@@ -39,6 +39,7 @@ class SlurmScheduler(Scheduler):
         self.transport = transport
         self.settings = dict(settings or {})
         self._config: dict[str, str] | None = None
+        self._accounts: dict[str, dict[str, str]] = {}  # what sacctmgr says of the limits, by account
         self._poller = Poller(self._run, lambda: self.has_accounting)
 
     # ---- asking ---------------------------------------------------------------------------------
@@ -178,12 +179,52 @@ class SlurmScheduler(Scheduler):
             raise
         except ClusterError as error:
             return [Check("Slurm", "error", f"it does not answer: {error}")]
-        jobs = int(self.config().get("MaxJobCount", "10000"))
         return [
             *checks.run_folder(folder, is_throw_away=bool(self.settings)),
             *checks.resources(job, table),
-            checks.number_of_tasks(tasks, self.limits().array_size, jobs, pack=job.trials_per_task),
+            *self._number_of_tasks(job, tasks),
         ]
+
+    def _number_of_tasks(self, job: Job, tasks: int) -> list[Check]:
+        """Compare the tasks with what the queue takes; it is only asked where they might be too many."""
+        job_count = int(self.config().get("MaxJobCount", "10000"))
+        found: list[Check] = []
+        try:
+            limits = self._submit_limits(job)
+        except ClusterError as error:  # its database is away: sbatch will say it
+            limits = []
+            found.append(Check("submit limits", "unknown", f"sacctmgr does not answer: {error}"))
+        if limits or tasks > job_count // 4:
+            queue = submit_limits.read_queue(self._ask("squeue", "-h", "-r", "-t", "all", "-o", submit_limits.QUEUE_FORMAT))
+            limits = [*limits, submit_limits.SubmitLimit.of_controller(job_count)]
+            too_many = submit_limits.check(tasks, job.trials_per_task, limits, queue)
+            if too_many is not None:
+                return [*found, too_many]
+        return [*found, checks.number_of_tasks(tasks, self.limits().array_size, pack=job.trials_per_task)]
+
+    def _submit_limits(self, job: Job) -> list[submit_limits.SubmitLimit]:
+        """Return the limits that hold for the tasks of a job in the queue; asked once for each account."""
+        enforced = self.config().get("AccountingStorageEnforce", "")
+        if not self.has_accounting or not any(word in enforced for word in ("limits", "safe", "qos")):
+            return []
+        account = job.account or ""
+        if account not in self._accounts:
+            self._accounts[account] = self._ask_sacctmgr(account)
+        told = self._accounts[account]
+        return submit_limits.read_limits(**told, account=job.account, partition=job.partition, chosen_qos=job.qos)
+
+    def _ask_sacctmgr(self, account: str) -> dict[str, str]:
+        user = self._ask("id", "-un").strip()
+        show = ("sacctmgr", "-n", "-P", "show")
+        default = self._ask(*show, "user", "where", f"name={user}", "format=DefaultAccount").strip()
+        here = f"cluster={self.config().get('ClusterName', '')}"
+        fields = f"format={submit_limits.ASSOCIATION_FIELDS}"
+        return {
+            "user": user,
+            "default_account": default,
+            "associations": self._ask(*show, "assoc", "where", here, f"account={account or default}", fields),
+            "qos": self._ask(*show, "qos", f"format={submit_limits.QOS_FIELDS}"),
+        }
 
     def expected_start(self, script: str) -> Check:
         """Ask ``sbatch --test-only`` (it costs a job id); see the base class."""
