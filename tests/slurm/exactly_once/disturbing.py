@@ -170,6 +170,6 @@ def _judge_work(stage: Stage, fault: ControllerFault, outcome: Outcome, told: di
         outcome.wrong.append(f"the journal has {recorded}")
     seen = told.get("seen", [])
     assert isinstance(seen, list)
-    ends = [{states[trial] for states in seen} - {"PENDING", "RUNNING"} for trial in range(6)] if seen else []
+    ends = [{states[trial] for states in seen} - {"PENDING", "RUNNING", "COMPLETING"} for trial in range(6)] if seen else []
     if any(end != {"COMPLETED"} for end in ends):
         outcome.wrong.append(f"what was seen: {seen}")
