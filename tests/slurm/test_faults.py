@@ -223,28 +223,29 @@ def test_a_refused_plan_leaves_no_secret_and_stays_refused(slurm: Cluster, monke
 
 def refused(plan: Plan) -> str:
     """Return the words of the errors for which a plan is not sent; nothing of it is."""
-    before = raw("squeue", "-h", "-t", "all", "-o", "%i")
+    before = set(raw("squeue", "-h", "-t", "all", "-o", "%i").split())
     checks = plan.preflight()
     with pytest.raises(PreflightFailed):
         plan.submit()
-    assert raw("squeue", "-h", "-t", "all", "-o", "%i") == before
+    assert set(raw("squeue", "-h", "-t", "all", "-o", "%i").split()) <= before, "others may be forgotten meanwhile"
     assert runs().empty
     errors = checks[checks["verdict"] == "error"]
     return "; ".join(f"{what}: {words}" for what, words in zip(errors["what"], errors["words"], strict=True))
 
 
 def test_more_trials_than_slurm_takes_jobs_is_refused_before_it_is_sent(slurm: Cluster) -> None:
+    # Of what other tests left in the queue some may be forgotten any moment: the numbers leave room for that.
     held = len(raw("squeue", "-h", "-r", "-t", "all", "-o", "%i").split())
-    slurm.scheduler.config()["MaxJobCount"] = str(held + 101)  # type: ignore[attr-defined]
-    words = refused(slurm.plan(Sweep("true", {"x": range(150)}), time="0:05:00"))
-    assert words.startswith("tasks: 150 tasks ")
-    assert f"MaxJobCount={held + 101:,}" in words
-    assert "pack=2 " in words
+    slurm.scheduler.config()["MaxJobCount"] = str(held + 1010)  # type: ignore[attr-defined]
+    words = refused(slurm.plan(Sweep("true", {"x": range(held + 1500)}), time="0:05:00"))
+    assert words.startswith(f"tasks: {held + 1500:,} tasks ")
+    assert f"MaxJobCount={held + 1010:,}" in words
+    assert "pack=" in words
     few = slurm.plan(Sweep("true", {"x": range(50)}), time="0:05:00").preflight()
     assert "error" not in few["verdict"].tolist()
-    packed = slurm.plan(Sweep("true", {"x": range(150)}), time="0:05:00", pack=2).preflight()
+    packed = slurm.plan(Sweep("true", {"x": range(1500)}), time="0:05:00", pack=2).preflight()
     assert "error" not in packed["verdict"].tolist()
-    assert "75 of 2 trials in 1 array" in "\n".join(packed["words"])
+    assert "750 of 2 trials in 1 array" in "\n".join(packed["words"])
 
 
 def test_more_nodes_than_the_partition_has_are_refused_before_they_are_sent(slurm: Cluster) -> None:
