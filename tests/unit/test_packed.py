@@ -262,7 +262,7 @@ def test_a_program_begins_with_no_signal_ignored(tmp_path: Path) -> None:
     code = "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('SigIgn')])"
     python_ignores = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
     # What was ignored when bash began it can't change: SIGHUP, where the tests run under nohup.
-    for inherited in (line.split()[1] for line in open("/proc/self/status") if line.startswith("SigIgn")):
+    for inherited in (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("SigIgn")):
         python_ignores |= int(inherited, 16)
     for job in (Job(pack=2), Job(pack=2, side_by_side=True)):
         (tmp_path / "logs/7_0-0.log").unlink(missing_ok=True)
