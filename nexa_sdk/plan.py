@@ -239,8 +239,13 @@ class Plan:
         """Look at program, working directory, partition, walltime, GPUs and limits."""
         return [
             *self.local_checks(),
-            *self.cluster.scheduler.checks(self.job, folder=self.folder, tasks=self.task_count),
+            *self.cluster.scheduler.checks(self.job, folder=self.folder, tasks=self._most_at_once),
         ]
+
+    @property
+    def _most_at_once(self) -> int:
+        """How many tasks are in the queue at once, at most: all, unless it is rolling."""
+        return min(self.task_count, self.job.rolling or 0) if self.is_rolling else self.task_count
 
     @property
     def task_count(self) -> int:
