@@ -172,7 +172,7 @@ class Attempts:
         if not arrays:
             raise RunNotFound(f"the journal {self._journal.path} no longer knows the run {self._run}; was it removed?")
         open_ones = [array for array in arrays if array.final is None and array.job_id is not None]
-        self.handles = tuple(ArrayHandle(str(array.job_id), self._folder, array.size) for array in open_ones)
+        self.handles = tuple(ArrayHandle(str(array.job_id), self._folder, array.size, array.token) for array in open_ones)
         answer = self._watcher.ask(self.handles, max_age=max_age)
         cancels = self._journal.cancels([array.token for array in open_ones]) if open_ones else {}
         statuses: dict[str, Statuses] = {}

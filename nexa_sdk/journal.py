@@ -96,7 +96,8 @@ class Journal:
         """Write down that an array is about to be sent, and return the number of this sending, counted from 1."""
         with self._file.writing() as connection:
             connection.execute(
-                "UPDATE arrays SET sends = sends + 1, outcome = 'intent', words = '', at = ? WHERE token = ?", (time.time(), token)
+                "UPDATE arrays SET sends = sends + 1, outcome = 'intent', job_id = NULL, words = '', at = ? WHERE token = ?",
+                (time.time(), token),
             )
             row = connection.execute("SELECT sends FROM arrays WHERE token = ?", (token,)).fetchone()
         if row is None:

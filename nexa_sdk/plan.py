@@ -377,6 +377,8 @@ class Plan:
             try:
                 run = self._whole(self.cluster.run(journal.run(run_id)))
                 attempts = run.refresh(max_age=1.0)
+                if any(attempt.status.state is State.UNKNOWN for attempt in attempts) and run.lost():
+                    attempts = run.resume().refresh(max_age=1.0)
             except (SubmissionRejected, SubmissionUnknown):
                 raise
             except ClusterError as error:

@@ -351,7 +351,7 @@ class Run:
             # Before it is asked for: a pending task that is cancelled leaves no trace in Slurm.
             self._journal.cancelled(array.token, tasks)
             everything = open_ones == parse_tasks(array.tasks)
-            handle = ArrayHandle(str(array.job_id), self.folder, array.size)
+            handle = ArrayHandle(str(array.job_id), self.folder, array.size, array.token)
             try:
                 self._scheduler.cancel(handle, None if everything else tasks)
             except CommandTimeout:  # it may have been heard
@@ -487,11 +487,12 @@ class Run:
         """
         anew = self._keepers_anew()
         arrays = self._journal.arrays(self.id)
-        if not anew and all(array.outcome not in UNSETTLED for array in arrays):
+        lost = self.lost()
+        if not anew and not lost and all(array.outcome not in UNSETTLED for array in arrays):
             print(f"Nothing to resume: all of {self.id} was submitted.")
             return self
         sent = self._submitter().resume(
-            arrays, files=self._files(), secrets=read_secrets(self.job), is_sure=force, dependencies=self._dependencies
+            arrays, files=self._files(), secrets=read_secrets(self.job), is_sure=force, lost=lost, dependencies=self._dependencies
         )
         self.refresh()
         if anew:
@@ -499,8 +500,14 @@ class Run:
             if not sent:
                 return self
         trials = sum(array.count for array in arrays if array.token in sent)
-        print(f"Resumed {self.id}: {f'{trials:,} trials had never arrived, and are submitted now' if sent else 'all of it had arrived'}.")
+        print(f"Resumed {self.id}: {f'{trials:,} trials were not there, and are submitted now' if sent else 'all of it had arrived'}.")
         return self
+
+    def lost(self) -> set[str]:
+        """Ask the cluster, and name the arrays that it took, that it knows no more, and of which no trial began."""
+        self.refresh()
+        begun_or_known = {a.array.token for a in self._attempts.all if a.status.state is not State.UNKNOWN or a.status.start is not None}
+        return {array.token for array in self._attempts.arrays if array.outcome == "submitted"} - begun_or_known
 
     @cached_property
     def _predecessors(self) -> Predecessors:

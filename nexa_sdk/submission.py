@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -111,6 +111,7 @@ class Submitter:
         files: Files,
         secrets: bytes | None,
         is_sure: bool = False,
+        lost: Collection[str] = (),
         dependencies: Callable[[ArrayRecord], Sequence[Dependency]] = lambda _: (),
     ) -> list[str]:
         """Send what of a launch was cut short, once it is sure that it never arrived; adopt what did.
@@ -121,6 +122,8 @@ class Submitter:
             All arrays of the run; those that are submitted already are only passed by.
         is_sure : bool
             The user says that what nobody can say anything of never arrived.
+        lost : collection of str
+            Tokens of arrays that arrived, and that the scheduler does not know any more.
         dependencies : callable, optional
             Says what an array waits for, asked right before it is sent: a job that Slurm has
             forgotten meanwhile must not be named.
@@ -136,7 +139,8 @@ class Submitter:
             before: str | None = None
             for array in arrays:
                 job_id = array.job_id
-                if array.outcome in UNSETTLED:
+                is_lost = array.token in lost and self._scheduler.disown(array.token, self._folder, str(job_id))
+                if array.outcome in UNSETTLED or is_lost:
                     job_id = self.settle(array, is_sure=is_sure)
                     if job_id is None:
                         waits = self._after(before, dependencies(array))
@@ -168,6 +172,13 @@ class Submitter:
                     f"({memory:g} seconds), and there is no accounting. None of its trials began. "
                     "If you know that it is not there, run.resume(force=True) sends it again"
                 )
+        if job_id is not None and array.outcome == "submitted" and job_id == array.job_id:  # only accounting knows it still
+            if not is_sure:
+                raise SubmissionUnknown(
+                    f"Slurm took {array.token} as job {job_id}, and its controller does not know it any more; none of its trials began. "
+                    "If squeue does not list it, run.resume(force=True) sends it again"
+                )
+            return None
         if job_id is not None:
             self._journal.settle(array.token, "submitted", job_id=job_id)
         return job_id
@@ -226,7 +237,7 @@ class Submitter:
         try:
             if self._is_kept(array.token):  # else it would go on with what never was
                 self._scheduler.tell_keeper(self._folder, ["stop", array.token, "all"])
-            self._scheduler.cancel(ArrayHandle(str(array.job_id), self._folder, array.size), None)
+            self._scheduler.cancel(ArrayHandle(str(array.job_id), self._folder, array.size, array.token), None)
         except ClusterError as problem:
             error.add_note(f"{array.token} had been submitted before, as job {array.job_id}, and may not be cancelled: {problem}")
 

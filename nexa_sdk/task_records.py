@@ -83,7 +83,7 @@ def judge(record: Record | None, *, was_cancelled: bool) -> TaskStatus:
         return TaskStatus(State.CANCELLED, start=record["start"] if record else None, node=record["node"] if record else "")
     if record is not None:
         return TaskStatus(State.UNKNOWN, start=record["start"], node=record["node"], reason="it began; the scheduler no longer knows it")
-    return TaskStatus(State.UNKNOWN, reason="the scheduler does not know it")
+    return TaskStatus(State.UNKNOWN, reason="the scheduler does not know it; run.resume() looks for it")
 
 
 def slot_status(task: TaskStatus, record: Record | None, *, was_cancelled: bool) -> TaskStatus:

@@ -125,11 +125,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ArrayHandle:
-    """A submitted array: where to ask for it, and how many tasks it has."""
+    """A submitted array: where to ask for it, and how many tasks it has.
+
+    Its name tells it from another job: a controller that was killed may give a job's id away once more.
+    """
 
     job_id: str
     folder: str
     tasks: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +226,13 @@ class Scheduler(ABC):
         ClusterError
             When nobody could be asked.
         """
+
+    def disown(self, token: str, folder: str, job_id: str) -> bool:
+        """Take back that a submission arrived as a job which nobody knows any more, if no task of it ever began.
+
+        Afterwards it can be settled as one that nobody saw confirmed. False: it can't be taken back.
+        """
+        return False
 
     @property
     @abstractmethod

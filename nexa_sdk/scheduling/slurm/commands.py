@@ -95,6 +95,10 @@ class SlurmScheduler(Scheduler):
         """Keep what is still on its way from being submitted; see the base class."""
         return submitting.void(self.transport, token, folder, send, self._for_trials())
 
+    def disown(self, token: str, folder: str, job_id: str) -> bool:
+        """Take back a job that a killed controller lost; see the base class."""
+        return submitting.disown(self.transport, token, folder, job_id, self._for_trials())
+
     def _for_trials(self) -> dict[str, str]:
         return for_trials({**self.transport.environment(), **self.settings})
 

@@ -87,13 +87,17 @@ class Poller:
         self._run = run
         self._has_accounting = has_accounting
         self._memories: dict[str, _Memory] = {}
+        self._names = ""  # of what is asked for: a job of that id that has another name is another's
 
     def poll(self, arrays: Sequence[ArrayHandle]) -> dict[str, dict[int, TaskStatus]]:
         """Ask about all arrays at once; see :meth:`Scheduler.poll`."""
         jobs = {array.job_id: array.tasks for array in arrays}
         if not jobs:
             return {}
-        answer = self._run("squeue", "-h", "-r", "-t", "all", "-j", ",".join(jobs), "-o", accounting.SQUEUE_FORMAT)
+        names = {array.name for array in arrays}
+        self._names = ",".join(sorted(names)) if all(names) else ""
+        only = ["-n", self._names] if self._names else []
+        answer = self._run("squeue", "-h", "-r", "-t", "all", "-j", ",".join(jobs), *only, "-o", accounting.SQUEUE_FORMAT)
         # Asked for one job alone that it has forgotten, squeue fails; among others it skips it.
         if answer.returncode and "Invalid job id" not in answer.stderr:
             raise CommandFailed("squeue", answer.returncode, answer.stderr)
@@ -118,7 +122,8 @@ class Poller:
         self._memories = {job: memory for job, memory in self._memories.items() if memory.wanted > now - KEPT}
         if not (whole or some):
             return
-        rows = self._run("sacct", "-n", "-P", "-X", "-D", "-j", ",".join([*whole, *some]), f"--format={accounting.SACCT_FIELDS}")
+        only = ["--name", self._names] if self._names else []
+        rows = self._run("sacct", "-n", "-P", "-X", "-D", "-j", ",".join([*whole, *some]), *only, f"--format={accounting.SACCT_FIELDS}")
         if rows.returncode:  # while its database is away, what squeue knows has to do
             return
         told = accounting.read_sacct(rows.stdout)

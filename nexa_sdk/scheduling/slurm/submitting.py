@@ -39,7 +39,7 @@ from nexa_sdk.transports.base import Completed
 if TYPE_CHECKING:
     from nexa_sdk.transports.base import Transport
 
-__all__ = ["may_be_done", "submit", "void"]
+__all__ = ["disown", "may_be_done", "submit", "void"]
 
 # seconds: a controller that is down is waited for by sbatch for 10; a full one (MaxJobCount) for ever
 SUBMIT = 60.0
@@ -101,6 +101,20 @@ if [ "$old" -lt "$send" ]; then # never lowered: another process may have given 
   echo "$send $since" > "$mark.void.part" && mv -f "$mark.void.part" "$mark.void" || exit 73
 fi
 if [ "$known" = no ] || [ -e "$mark.begun" ]; then echo "begun $((now - since))"; else echo never; fi
+"""
+
+# A controller that is killed may lose what it accepted in the last seconds: its state is saved now and then.
+_DISOWN = r"""
+folder=$1 token=$2 job=$3
+cd -- "$folder" || exit 1
+mark=submitted/$token
+exec 9>> "$mark.lock" || exit 1
+flock -w 20 -E 75 9 2> /dev/null
+[ $? -ne 75 ] || exit 1
+[ ! -e "$mark.claim" ] || exit 1
+read -r known < "$mark" || exit 1
+[ "$known" = "$job" ] || exit 1
+mv -f "$mark" "$mark.begun"
 """
 
 # The words of a "no" that is none, or that may not have been the last (facts of six versions).
@@ -175,6 +189,12 @@ def void(transport: Transport, token: str, folder: str, send: int, environment: 
         return Verdict(None, is_certain=False, age=float(number))
     match = re.match(r"\d+", number)
     return Verdict(match[0] if match else None, is_certain=True)
+
+
+def disown(transport: Transport, token: str, folder: str, job_id: str, environment: Mapping[str, str]) -> bool:
+    """Take back that a token arrived as a job, unless a task of it began; see :meth:`Scheduler.disown`."""
+    answer = transport.run(["sh", "-c", _DISOWN, "nexa-disown", folder, token, job_id], env=environment, timeout=SUBMIT)
+    return answer.returncode == 0
 
 
 def _retold(submission: Submission) -> Iterator[tuple[str, str | None]]:
