@@ -21,12 +21,12 @@ __all__ = ["disturb", "heal", "lay_gate"]
 
 # Those that run wait here, so that there is something to cancel; a trial that is watched takes a while.
 WAITING = """\
-echo "$NEXA_TRIAL $$ ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" >> ../ran
+echo "$NEXA_TRIAL $$ ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID $SLURM_JOB_NAME" >> ../ran
 until [ -e ../go-on ]; do sleep 0.3; done
 """
 TAKES_A_WHILE = """\
-echo "$NEXA_TRIAL $$ ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" >> ../ran
-sleep 4
+echo "$NEXA_TRIAL $$ ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID $SLURM_JOB_NAME" >> ../ran
+sleep 12
 """
 
 

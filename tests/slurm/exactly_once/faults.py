@@ -64,7 +64,8 @@ def controller_faults(seed: int) -> list[ControllerFault]:
             situation = Situation("launch", draw.choice([2, 7]), draw.choice([None, 2]))
         else:
             situation = Situation("launch", 6, None)
-        made.append(
-            ControllerFault(number, daemon, what, seconds, during, situation, draw.random() * 0.4, draw.randint(1, situation.arrays))
-        )
+        delay = draw.random() * 0.4
+        if what == "killed" and situation.trials == 6:
+            delay += 6  # what a killed controller has not saved, which it does within five seconds, is lost: see "after sbatch"
+        made.append(ControllerFault(number, daemon, what, seconds, during, situation, delay, draw.randint(1, situation.arrays)))
     return made

@@ -18,10 +18,10 @@ from nexa_sdk.journal import Journal
 
 __all__ = ["PATIENCE", "Stage", "lines_of"]
 
-PATIENCE = 180.0  # seconds until a run has to have ended
+PATIENCE = 300.0  # seconds until a run has to have ended
 
 TRIAL = """\
-echo "$NEXA_TRIAL $$ ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" >> ../ran
+echo "$NEXA_TRIAL $$ ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID $SLURM_JOB_NAME" >> ../ran
 [ ! -e ../fails-first ] || [ -e ../mended ]
 """
 
