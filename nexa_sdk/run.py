@@ -193,7 +193,16 @@ class Run:
             becomes ``result.<key>``.
         """
         attempts = self.refresh()
+        if self._folder_is_gone():
+            raise ClusterError(
+                f"the run's folder {self.folder} is gone, and what its trials reported with it; run.status() has their states"
+            )
         return tables.of_results(self.sweep, attempts, self._read_results(attempts), every_line=every_line)
+
+    def _folder_is_gone(self) -> bool:
+        """Whether the run's folder was removed; every launch lays its plan into it, before anything runs."""
+        is_laid = any(attempt.job_id is not None for attempt in self.last_known)
+        return is_laid and not self._transport.read(f"{self.folder}/plan.json")
 
     def _read_results(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
         wanted = [attempt for attempt in attempts if attempt.name not in self._lines]
@@ -235,6 +244,8 @@ class Run:
             text = "".join(text.splitlines(keepends=True)[-tail:]) if tail > 0 else ""
         if not text and chosen.status.state in (State.PENDING, State.UNKNOWN):
             text = f"trial {trial} is {chosen.status.state}: it has written nothing"
+        if not text and self._folder_is_gone():
+            text = f"the run's folder {self.folder} is gone, and the logs with it"
         return Log(text)
 
     def choose(self, trial: int, attempt: int | None = None, *, max_age: float = 1.0) -> Attempt:
