@@ -346,7 +346,8 @@ class Supervisor:
         os.set_blocking(woken, False)
         signal.set_wakeup_fd(woken)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        os.write(ready, b"ready\n")
+        with contextlib.suppress(BrokenPipeError):  # who started it died meanwhile; whoever comes back finds it at work
+            os.write(ready, b"ready\n")
         os.close(ready)
         unread = b""
         self.look_upstream()
