@@ -194,9 +194,7 @@ class Run:
         """
         attempts = self.refresh()
         if self._folder_is_gone():
-            raise ClusterError(
-                f"the run's folder {self.folder} is gone, and what its trials reported with it; run.status() has their states"
-            )
+            raise ClusterError(f"the run's folder {self.folder} is gone, and its results with it; run.status() has the states")
         return tables.of_results(self.sweep, attempts, self._read_results(attempts), every_line=every_line)
 
     def _folder_is_gone(self) -> bool:
