@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,14 +51,14 @@ STEPS = [f"{when} {program}" for program in ("mkdir", "flock", "tar", "sbatch", 
 SITUATIONS = [Situation("launch", 2, None), Situation("launch", 7, None), Situation("launch", 7, 1), Situation("retry", 4, None)]
 
 
-def kill_points(count: int, seed: int) -> list[KillPoint]:
+def kill_points(count: int, seed: int, situations: Sequence[Situation] = SITUATIONS) -> list[KillPoint]:
     """Spread points over a submission; the same seed gives the same ones."""
     draw = random.Random(seed)
     kinds = [*["line"] * (count * 2 // 5), *["time"] * (count // 4)]
     steps = [(step, whole) for step in STEPS for whole in (False, True)]
     points: list[KillPoint] = []
     for number in range(count):
-        situation = SITUATIONS[number % len(SITUATIONS)] if number < len(kinds) else draw.choice(SITUATIONS)
+        situation = situations[number % len(situations)] if number < len(kinds) else draw.choice(situations)
         then = draw.choices(["again", "resume", "twice"], [5, 3, 2])[0]
         if number < len(kinds):
             # Stratified: each kind is spread evenly over the whole, and drawn within its stretch.
