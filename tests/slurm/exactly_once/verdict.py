@@ -24,7 +24,7 @@ class Outcome:
     sent: int = 0  # arrays that were sent again
     restarted: int = 0  # trials that Slurm itself started again in the same job, as after a requeue
     fenced: int = 0  # arrays that Slurm took twice: the claim kept the second from running
-    was_killed: bool = True
+    was_killed: bool = True  # else the submission had ended before its point came, which tests nothing
     wrong: list[str] = field(default_factory=list)
     said: str = ""
     seconds: float = 0.0
@@ -71,13 +71,13 @@ def judge(stage: Stage, outcome: Outcome, environment: Mapping[str, str], *, tim
 
 def table(outcomes: Sequence[tuple[str, Outcome]]) -> list[str]:
     """Return the table: a line for each kind of fault."""
-    head = f"{'fault':34} {'points':>6} {'found':>6} {'sent':>6} {'lost':>5} {'twice':>6} {'fenced':>7} {'restarted':>9} {'wrong':>6} {'seconds':>8}"
+    head = f"{'fault':34} {'points':>6} {'missed':>6} {'found':>6} {'sent':>6} {'lost':>5} {'twice':>6} {'fenced':>7} {'restarted':>9} {'wrong':>6} {'seconds':>8}"
     rows = [head]
     for kind in dict.fromkeys(kind for kind, _ in outcomes):
         of = [outcome for other, outcome in outcomes if other == kind]
         numbers = [sum(len(o.lost) for o in of), sum(len(o.twice) for o in of), sum(o.fenced for o in of), sum(bool(o.wrong) for o in of)]
         rows.append(
-            f"{kind:34} {len(of):6} {sum(o.found for o in of):6} {sum(o.sent for o in of):6} "
+            f"{kind:34} {len(of):6} {sum(not o.was_killed for o in of):6} {sum(o.found for o in of):6} {sum(o.sent for o in of):6} "
             f"{numbers[0]:5} {numbers[1]:6} {numbers[2]:7} {sum(o.restarted for o in of):9} {numbers[3]:6} {sum(o.seconds for o in of):8.0f}"
         )
     return rows
