@@ -76,10 +76,20 @@ class Journal:
             self._insert(connection, arrays)
         return None
 
-    def intend(self, arrays: Sequence[ArrayRecord]) -> None:
-        """Write down further arrays of a run, before they are submitted."""
+    def intend(self, arrays: Sequence[ArrayRecord], *, known: int) -> bool:
+        """Write down further arrays of a run, before they are submitted.
+
+        Parameters
+        ----------
+        known : int
+            How many arrays the run is thought to have. If another process has added some meanwhile,
+            nothing is written, and False returned.
+        """
         with self._file.writing() as connection:
-            self._insert(connection, arrays)
+            (there,) = connection.execute("SELECT count(*) FROM arrays WHERE run = ?", (arrays[0].run,)).fetchone()
+            if there == known:
+                self._insert(connection, arrays)
+        return bool(there == known)
 
     def _insert(self, connection: sqlite3.Connection, arrays: Sequence[ArrayRecord]) -> None:
         connection.executemany(

@@ -69,13 +69,13 @@ def _failed(run: Run, token: str) -> list[Attempt]:
 def _again(run: Run, token: str, cause: str, attempts: Sequence[Attempt], steps: Sequence[tuple[Attempt, Step]], words: str) -> str:
     """Submit attempts again, and say what came of it."""
     options = next(dict(step.options) for attempt, step in steps if attempt is attempts[0])
-    (array,) = run._arrays_of(attempts)
+    (array,) = run._actions.arrays_of(attempts)
     new = replace(array, token=f"{token}{Cause(cause).letter}", cause=cause, options=options)
     secrets = run._transport.read(f"{run.folder}/secrets/{token}")
     run._journal.adopt([new])
     if next(known for known in run._journal.arrays(run.id) if known.token == new.token).outcome == "intent":
         try:
-            run._submitter().submit([new], files={}, secrets=secrets or None)
+            run._actions.submitter().submit([new], files={}, secrets=secrets or None)
         except ClusterError as error:
             return f"could not be run again ({words}): {error}"
     return f"run again: {words}"

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import operator
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import retrying, tables, waiting
+from nexa_sdk.actions import Actions
 from nexa_sdk.attempts import Attempt, Attempts
-from nexa_sdk.errors import ClusterError, CommandTimeout, InvalidInput, JournalError, PreflightFailed, RunFailed
-from nexa_sdk.job_secrets import read_secrets
-from nexa_sdk.predecessors import Predecessors, after_canary, outcome, read_after
-from nexa_sdk.records import UNSETTLED, ArrayRecord
-from nexa_sdk.retry import Ladder, Retry
-from nexa_sdk.scheduling.base import ArrayHandle
+from nexa_sdk.errors import ClusterError, InvalidInput, JournalError, RunFailed
+from nexa_sdk.predecessors import Predecessors, outcome, read_after
+from nexa_sdk.records import ArrayRecord
+from nexa_sdk.retry import Retry
 from nexa_sdk.states import State
-from nexa_sdk.submission import CANARY, Submitter
-from nexa_sdk.tasks import format_tasks, parse_tasks
+from nexa_sdk.submission import CANARY
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from nexa_sdk.job import Job
     from nexa_sdk.journal import Journal
-    from nexa_sdk.keepers import Keepers
     from nexa_sdk.notebook.live import View
     from nexa_sdk.records import RunRecord
-    from nexa_sdk.retry import Step
-    from nexa_sdk.scheduling.base import Dependency, Scheduler, TaskStatus
+    from nexa_sdk.scheduling.base import Scheduler, TaskStatus
     from nexa_sdk.scheduling.watcher import Subscription, Watcher
     from nexa_sdk.sweep import Sweep
     from nexa_sdk.transports.base import Transport
@@ -340,58 +333,8 @@ class Run:
         InvalidInput
             For a trial that there is not.
         """
-        chosen = self._trials(trials, "cancel")
-        to_come = set(self._keepers.to_come) if self._keepers is not None else set()
-        if self._keepers is not None:  # before the arrays, else what is cancelled would be run again
-            self._stop_keepers(None if len(chosen) == self.trial_count else chosen)
-        going = [attempt for attempt in self.last_known if attempt.trial in chosen and not attempt.status.state.is_terminal]
-        if not going and not to_come & chosen:
-            print(f"Nothing to cancel: all of it has ended. {self!r}")
-        unconfirmed = [attempt.trial for attempt in going if attempt.job_id is None]
-        if unconfirmed:
-            raise ClusterError(
-                f"trial {unconfirmed[0]} of {self.id} can't be cancelled: its submission was never confirmed, and nobody knows its job. "
-                "run.status() looks it up again"
-            )
-        for array, attempts in self._by_array(going):
-            open_ones = sorted({attempt.task for attempt in attempts})
-            self._check_whole_tasks(array, attempts, open_ones)
-            tasks = format_tasks(open_ones)
-            # Before it is asked for: a pending task that is cancelled leaves no trace in Slurm.
-            self._journal.cancelled(array.token, tasks)
-            everything = open_ones == parse_tasks(array.tasks)
-            handle = ArrayHandle(str(array.job_id), self.folder, array.size, array.token)
-            try:
-                self._scheduler.cancel(handle, None if everything else tasks)
-            except CommandTimeout:  # it may have been heard
-                raise
-            except ClusterError:
-                self._journal.not_cancelled(array.token, tasks)
-                raise
-        self.refresh()
+        self._actions.cancel(trials)
         return self
-
-    def _stop_keepers(self, trials: set[int] | None) -> None:
-        """Keep trials from being run again; what a keeper was just submitting is found, and its keeper stopped as well."""
-        told: set[str] = set()
-        while new := [array for array in self._attempts.arrays if array.token not in told]:
-            assert self._keepers is not None
-            self._keepers.stop(new, trials)
-            told |= {array.token for array in new}
-            self.refresh()
-
-    def _check_whole_tasks(self, array: ArrayRecord, attempts: Sequence[Attempt], tasks: Sequence[int]) -> None:
-        """Refuse to cancel some trials of a packed task: it ends as a whole."""
-        if array.pack == 1:
-            return
-        given, ends = {attempt.trial for attempt in attempts}, set(tasks)
-        in_them = [attempt for attempt in self.last_known if attempt.array.token == array.token and attempt.task in ends]
-        others = [attempt.trial for attempt in in_them if attempt.trial not in given and not attempt.status.state.is_terminal]
-        if others:
-            raise InvalidInput(
-                f"trial {min(given)} shares its task with trial {others[0]}, which is not to be cancelled: a packed task ends as a whole. "
-                f"Cancel {format_tasks(sorted({*given, *others}))}"
-            )
 
     def retry(self, trials: int | Sequence[int] | None = None, *, by: str | Retry | None = None) -> Run:
         """Run the failed trials again, or those of the given ones that failed.
@@ -413,18 +356,7 @@ class Run:
             For a trial that there is not, or that has not failed.
         SubmissionRejected, SubmissionUnknown
         """
-        failed = self._failed(trials)
-        if not failed:
-            print(f"Nothing to run again: no trial failed. {self!r}")
-            return self
-        if by is None:
-            parts: list[tuple[str, dict[str, Any], list[Attempt]]] = [("", {}, failed)]
-        else:
-            steps = self._steps(failed, by)
-            print(retrying.told(steps))
-            parts = retrying.groups(steps)
-        if parts:
-            self._run_again(parts)
+        self._actions.retry(trials, by)
         return self
 
     def retry_plan(self, trials: int | Sequence[int] | None = None, *, by: str | Retry = "cause") -> pd.DataFrame:
@@ -436,46 +368,7 @@ class Run:
             A row for each failed trial: `attempt`, the last one; `cause`; `again`, whether it is
             run again; `change`, what it is given, or why it is not.
         """
-        return retrying.table(self._steps(self._failed(trials), by))
-
-    def _steps(self, failed: Sequence[Attempt], by: str | Retry) -> list[tuple[Attempt, Step]]:
-        rules = Retry.read(by) if by != "cause" or self.job.retry is None else self.job.retry
-        assert rules is not None
-        ladder = Ladder.of(rules, self.job, self._scheduler.bounds(self.job))
-        diagnosis = self._keepers.diagnosis if self._keepers is not None else retrying.Diagnosis(self.folder, self._transport)
-        return diagnosis.steps(failed, self._attempts.all, rules=rules, ladder=ladder, job=self.job)
-
-    def _failed(self, trials: int | Sequence[int] | None) -> list[Attempt]:
-        """Return the last attempts of the chosen trials that failed."""
-        given = trials is not None
-        if any(array.outcome in UNSETTLED for array in self._journal.arrays(self.id)):
-            self.resume()  # another retry was cut short, say: else it would be forgotten, and sent some other day
-        chosen = self._trials(trials, "retry")
-        failed = [attempt for attempt in self.last_known if attempt.trial in chosen and attempt.status.state.is_failure]
-        if given and len(failed) < len(chosen):
-            whole = next(a for a in self.last_known if a.trial in chosen and not a.status.state.is_failure)
-            why = f" ({whole.status.reason})" if whole.status.reason else ""
-            raise InvalidInput(f"trial {whole.trial} is {whole.status.state}{why}, and only failed trials are run again")
-        sent = {attempt.trial for attempt in self._attempts.all if attempt.job_id is not None}
-        unsent = [attempt.trial for attempt in failed if attempt.trial not in sent]
-        if unsent:
-            raise InvalidInput(f"trial {unsent[0]} of {self.id} was never submitted, and so can't be retried; run.resume() sends it")
-        return failed
-
-    def _run_again(self, parts: Sequence[tuple[str, dict[str, Any], list[Attempt]]]) -> None:
-        """Submit attempts again, by cause and with their options."""
-        if self._keepers is not None:  # one that is only late must not do the same
-            trials = {attempt.trial for _, _, attempts in parts for attempt in attempts}
-            self._keepers.stop(self._attempts.arrays, trials)
-        secrets = read_secrets(self.job)
-        taken = len(self._attempts.arrays)
-        arrays = [replace(array, cause=cause, options=options) for cause, options, attempts in parts for array in self._arrays_of(attempts)]
-        cut = self._predecessors.cut(arrays)
-        new = [replace(array, token=f"{self.id}-{taken + n}") for n, (array, _) in enumerate(cut)]
-        self._journal.intend(new)
-        dependencies = {array.token: waits for array, (_, waits) in zip(new, cut, strict=True)}
-        self._submitter().submit(new, files={}, secrets=secrets, dependencies=dependencies)
-        self.refresh()
+        return retrying.table(self._actions.steps(trials, by))
 
     def resume(self, *, force: bool = False) -> Run:
         """Send what of a launch or of a retry was cut short and never arrived; adopt what did arrive.
@@ -486,7 +379,8 @@ class Run:
         Parameters
         ----------
         force : bool
-            Send again also what nobody can say anything of; say so only if you have looked.
+            Send again also what nobody can say anything of; say so only if you have looked. Trials
+            of an array of which others began are run again as further attempts.
 
         Raises
         ------
@@ -494,45 +388,28 @@ class Run:
             There is evidence neither way, or it is being submitted by another process.
         SubmissionRejected
         """
-        anew = self._keepers_anew()
-        arrays = self._journal.arrays(self.id)
-        lost = self.lost()
-        if not anew and not lost and all(array.outcome not in UNSETTLED for array in arrays):
-            print(f"Nothing to resume: all of {self.id} was submitted.")
-            return self
-        sent = self._submitter().resume(
-            arrays, files=self._files(), secrets=read_secrets(self.job), is_sure=force, lost=lost, dependencies=self._dependencies
-        )
-        self.refresh()
-        if anew:
-            print(f"What looks after {', '.join(anew)} was lost, and is submitted again.")
-            if not sent:
-                return self
-        trials = sum(array.count for array in arrays if array.token in sent)
-        print(f"Resumed {self.id}: {f'{trials:,} trials were not there, and are submitted now' if sent else 'all of it had arrived'}.")
+        self._actions.resume(force=force)
         return self
 
     def lost(self) -> set[str]:
         """Ask the cluster, and name the arrays that it took, that it knows no more, and of which no trial began."""
-        self.refresh()
-        begun_or_known = {a.array.token for a in self._attempts.all if a.status.state is not State.UNKNOWN or a.status.start is not None}
-        return {array.token for array in self._attempts.arrays if array.outcome == "submitted"} - begun_or_known
+        return self._actions.lost()
+
+    @cached_property
+    def _actions(self) -> Actions:
+        return Actions(
+            self,
+            self._attempts,
+            self._predecessors,
+            scheduler=self._scheduler,
+            transport=self._transport,
+            journal=self._journal,
+            files=self._files,
+        )
 
     @cached_property
     def _predecessors(self) -> Predecessors:
         return Predecessors(read_after(self.plan), self._other)
-
-    def _dependencies(self, array: ArrayRecord) -> list[Dependency]:
-        """Say what an array that is sent late has to wait for still."""
-        (_, found), *others = self._predecessors.cut([array])
-        if others:
-            raise PreflightFailed(
-                f"{array.token} was cut short, and the runs before it have gone on since: some of its trials need no longer wait, and "
-                "others do. Resume it when those runs have completed"
-            )
-        if self.job.canary and array.script != CANARY:
-            found += after_canary(self, self.refresh()[0])
-        return found
 
     def _explain(self, array: ArrayRecord, canary: TaskStatus | None) -> Callable[[int], str]:
         """Find out why trials that never began were cancelled by Slurm; what is returned says it of one, if it knows."""
@@ -540,66 +417,6 @@ class Run:
             words = f"the canary, trial 0, did not complete: it is {outcome(canary)}. run.logs(0) shows what it wrote"
             return lambda _: words
         return self._predecessors.blame(array.at)
-
-    def _submitter(self) -> Submitter:
-        return Submitter(
-            self._scheduler,
-            self._transport,
-            self._journal,
-            folder=self.folder,
-            job=self.job,
-            is_kept=lambda token: self._keepers is not None and self._keepers.follows(token),
-        )
-
-    @property
-    def _keepers(self) -> Keepers | None:
-        return self._attempts.keepers
-
-    def _keepers_anew(self) -> list[str]:
-        """Send keepers that were lost again."""
-        self.try_refresh()
-        return self._keepers.send_anew(self._attempts.arrays) if self._keepers is not None else []
-
-    def _trials(self, trials: int | Sequence[int] | None, verb: str) -> set[int]:
-        self.refresh()
-        if trials is None:
-            return {attempt.trial for attempt in self.last_known}
-        chosen = {operator.index(trials)} if hasattr(trials, "__index__") else {operator.index(trial) for trial in trials}
-        unknown = sorted(chosen - {attempt.trial for attempt in self.last_known})
-        if unknown:
-            raise InvalidInput(f"can't {verb} trial {unknown[0]!r}: {self.id} has trials 0 to {self.trial_count - 1}")
-        return chosen
-
-    def _by_array(self, attempts: Sequence[Attempt]) -> list[tuple[ArrayRecord, list[Attempt]]]:
-        by_job: dict[str | None, list[Attempt]] = {}
-        for attempt in attempts:
-            by_job.setdefault(attempt.job_id, []).append(attempt)
-        return [(array, by_job[array.job_id]) for array in self._attempts.arrays if array.job_id in by_job]
-
-    def _arrays_of(self, attempts: Sequence[Attempt]) -> list[ArrayRecord]:
-        """Make arrays that run trials again, by the scripts that carry them; their tokens are not theirs yet."""
-        made: list[ArrayRecord] = []
-        pack = self.plan["job"].get("pack") or 1
-        for script, first, count in self.plan["arrays"]:
-            trials = [attempt.trial for attempt in attempts if first <= attempt.trial < first + count]
-            if not trials:
-                continue
-            tasks = format_tasks([trial - first for trial in trials]) if pack == 1 else f"0-{-(-len(trials) // pack) - 1}"
-            made.append(
-                ArrayRecord(
-                    token="",
-                    run=self.id,
-                    script=script,
-                    first=first,
-                    tasks=tasks,
-                    at=time.time(),
-                    count=len(trials),
-                    sends=1,
-                    pack=pack,
-                    trials=trials if pack > 1 else None,
-                )
-            )
-        return made
 
     # ---- how it shows itself -------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import pytest
 
 from nexa_sdk import Cluster, Retry, Sweep, attach
 from nexa_sdk.errors import InvalidInput
+from nexa_sdk.journal import Journal
 
 # Runs out of time in its first attempt; in its second it is done at once.
 SLOW = """
@@ -143,3 +144,23 @@ def test_the_secrets_of_a_retry_are_those_of_the_launch(local: Cluster, program,
         assert time.monotonic() < deadline, "no secret stays"
         run.refresh()
         time.sleep(0.1)
+
+
+def test_two_kernels_that_run_again_at_once_run_each_trial_again_once(
+    local: Cluster, program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = local.launch(Sweep(program("sys.exit(not os.path.exists('mended'))"), {"x": [0, 1, 2]}), time="0:01:00")
+    run.wait(check=False, progress=False)
+    Path("mended").touch()
+    others = iter([lambda: attach(run.id).retry([0, 1]), lambda: attach(run.id).retry()])
+    intend = Journal.intend
+
+    def while_others_do(journal: Journal, arrays, *, known: int) -> bool:
+        if (other := next(others, None)) is not None:
+            other()
+        return intend(journal, arrays, known=known)
+
+    monkeypatch.setattr(Journal, "intend", while_others_do)
+    run.retry().wait(progress=False)
+    assert "Another kernel has just begun to run them again" in capsys.readouterr().out
+    assert list(run.attempts().index) == [(trial, number) for trial in (0, 1, 2) for number in (1, 2)]

@@ -47,7 +47,7 @@ def test_what_came_of_it(journal: Journal) -> None:
     assert journal.outcome("train-000001") == "SUBMITTED"
     journal.finish("train-000001-0", [["COMPLETED", 0, 1, 2, "n", ""], ["FAILED", 1, 1, 2, "n", ""], ["COMPLETED", 0, 1, 2, "n", ""]])
     assert journal.outcome("train-000001") == "FAILED"
-    journal.intend([array(n=1, tasks="1")])
+    journal.intend([array(n=1, tasks="1")], known=1)
     journal.settle("train-000001-1", "submitted", job_id="48")
     journal.finish("train-000001-1", [["COMPLETED", 0, 3, 4, "n", ""]])
     assert journal.outcome("train-000001") == "COMPLETED"
@@ -175,7 +175,7 @@ def test_one_of_version_1_is_read_and_written_on(journal: Journal) -> None:
     connection.close()
     (old,) = journal.arrays("old-1")
     assert (old.job_id, old.count, old.pack, old.trials, old.options) == ("47", 7, 1, None, {})
-    journal.intend([array("old-1", n=1, tasks="3")])
+    journal.intend([array("old-1", n=1, tasks="3")], known=1)
     assert journal.send("old-1-1") == 1
     assert [found.token for found in journal.arrays("old-1")] == ["old-1-0", "old-1-1"]
 

@@ -1,0 +1,87 @@
+"""What Slurm took twice, and what it forgot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nexa_sdk import Cluster, Sweep
+from nexa_sdk.run import Run
+
+
+def raw(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def states(run: Run) -> list[str]:
+    return [str(attempt.status.state) for attempt in run.refresh()]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Return the cluster of a Slurm without accounting that forgets a job two seconds after its end."""
+    from nexa_sdk.scheduling.slurm.sandbox import Sandbox, SandboxSpec, install_hint, missing_programs
+
+    if missing_programs(SandboxSpec(accounting=False)):
+        pytest.skip(f"no Slurm here; get it by: {install_hint()}")
+    folder = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
+    box = Sandbox(folder / "box")
+    try:
+        box.start(SandboxSpec(nodes=1, accounting=False, min_job_age=2))
+        monkeypatch.setenv("NEXA_SANDBOX", str(box.folder))
+        for name, value in box.environment.items():
+            monkeypatch.setenv(name, value)
+        yield Cluster("sandbox")
+    finally:
+        box.destroy()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_of_an_array_that_slurm_took_twice_one_job_carries_the_trials(slurm: Cluster, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    run = slurm.launch(
+        Sweep(["sh", "-c", f"echo $n >> {begun}; sleep 2"], {"n": [0, 1, 2]}, style="env"), time="0:05:00", options={"hold": True}
+    )
+    (first,) = {attempt.job_id for attempt in run.refresh()}
+    double = raw("sbatch", "--parsable", f"{run.folder}/job-0.sbatch").strip()  # held by its own directive
+    raw("scontrol", "release", double)
+    wait_until(lambda: (Path(run.folder) / f"submitted/{run.id}-0.claim").exists())
+    raw("scontrol", "release", str(first))
+    wait_until(lambda: not raw("squeue", "-h", "-n", f"{run.id}-0"))
+    assert sorted(begun.read_text().split()) == ["0", "1", "2"]
+    ends = [json.loads(path.read_text()) for path in (Path(run.folder) / "tasks").glob("*.json")]
+    assert len(ends) == 3
+    refused = sorted((Path(run.folder) / "logs").glob(f"{first}_*.log"))
+    assert ["this is its double" in log.read_text() for log in refused] == [True] * 3
+    assert {row.split("|")[1] for row in raw("sacct", "-n", "-P", "-X", "-j", str(first), "--format=JobID,ExitCode").split()} == {"78:0"}
+
+
+def test_what_slurm_forgot_beside_trials_that_ran_is_run_again_by_force(forgetful: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    program = ["sh", "-c", "until [ -e go-on ]; do sleep 0.1; done"]
+    run = forgetful.launch(Sweep(program, {"n": [0, 1, 2]}, style="env"), time="0:05:00", throttle=1)
+    wait_until(lambda: states(run)[0] == "RUNNING")
+    raw("scancel", f"{run.last_known[0].job_id}_[1-2]")  # by somebody else, with no trace
+    Path("go-on").touch()
+    wait_until(lambda: not raw("squeue", "-h", "-t", "all", "-n", f"{run.id}-0"))
+    assert states(run) == ["COMPLETED", "UNKNOWN", "UNKNOWN"]
+    run.resume()
+    assert states(run) == ["COMPLETED", "UNKNOWN", "UNKNOWN"]
+    assert "run.resume(force=True)" in capsys.readouterr().out
+    run.resume(force=True).wait(timeout=60)
+    assert "trials 1-2" in capsys.readouterr().out
+    attempts = run.attempts()
+    assert attempts["state"].tolist() == ["COMPLETED", "UNKNOWN", "COMPLETED", "UNKNOWN", "COMPLETED"]
