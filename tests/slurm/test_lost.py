@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nexa_sdk import Cluster, Sweep
+from nexa_sdk.journal import Journal
 from nexa_sdk.run import Run
 
 
@@ -29,26 +28,6 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.1)
-
-
-@pytest.fixture
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Return the cluster of a Slurm without accounting that forgets a job two seconds after its end."""
-    from nexa_sdk.scheduling.slurm.sandbox import Sandbox, SandboxSpec, install_hint, missing_programs
-
-    if missing_programs(SandboxSpec(accounting=False)):
-        pytest.skip(f"no Slurm here; get it by: {install_hint()}")
-    folder = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
-    box = Sandbox(folder / "box")
-    try:
-        box.start(SandboxSpec(nodes=1, accounting=False, min_job_age=2))
-        monkeypatch.setenv("NEXA_SANDBOX", str(box.folder))
-        for name, value in box.environment.items():
-            monkeypatch.setenv(name, value)
-        yield Cluster("sandbox")
-    finally:
-        box.destroy()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_of_an_array_that_slurm_took_twice_one_job_carries_the_trials(slurm: Cluster, tmp_path: Path) -> None:
@@ -85,3 +64,18 @@ def test_what_slurm_forgot_beside_trials_that_ran_is_run_again_by_force(forgetfu
     assert "trials 1-2" in capsys.readouterr().out
     attempts = run.attempts()
     assert attempts["state"].tolist() == ["COMPLETED", "UNKNOWN", "COMPLETED", "UNKNOWN", "COMPLETED"]
+
+
+@pytest.mark.parametrize("trials", [None, [1]])
+def test_a_job_that_was_given_the_id_of_a_lost_one_is_not_cancelled(slurm: Cluster, trials: list[int] | None) -> None:
+    run = slurm.launch(Sweep(["sleep", "60"], {"n": [0, 1]}, style="env"), time="0:05:00")
+    wait_until(lambda: run.refresh()[0].status.state.value == "RUNNING")
+    raw("scancel", str(run.last_known[0].job_id))
+    other = raw("sbatch", "--parsable", "--array=0-1", "--output=/dev/null", "--job-name=other", "--wrap", "sleep 60").strip()
+    try:
+        Journal().settle(f"{run.id}-0", "submitted", job_id=other)  # as if the controller had lost it, and counted anew
+        run.cancel(trials)
+        time.sleep(2)
+        assert sorted(raw("squeue", "-h", "-r", "-j", other, "-t", "pending,running", "-o", "%i").split()) == [f"{other}_0", f"{other}_1"]
+    finally:
+        raw("scancel", other)

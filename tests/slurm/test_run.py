@@ -556,26 +556,11 @@ def test_a_hostile_folder(slurm: Cluster, tmp_path: Path) -> None:
 # ---- without accounting --------------------------------------------------------------------------
 
 
-def test_without_accounting(program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import shutil
-    import tempfile
-
-    from nexa_sdk.scheduling.slurm.sandbox import Sandbox, SandboxSpec
-
-    folder = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
-    box = Sandbox(folder / "box")
-    try:
-        box.start(SandboxSpec(nodes=1, accounting=False, min_job_age=2))
-        monkeypatch.setenv("NEXA_SANDBOX", str(box.folder))
-        for name, value in box.environment.items():
-            monkeypatch.setenv(name, value)
-        run = Cluster("sandbox").launch(Sweep(program("sys.exit(int(sys.argv[2]))"), {"code": [0, 6]}), time="0:05:00")
-        run.wait(check=False, timeout=60)
-        assert run.status()["exit_code"].tolist() == [0, 6]
-        second = Cluster("sandbox").launch(Sweep(program("sys.exit(int(sys.argv[2]))"), {"code": [0, 9]}), time="0:05:00")
-        wait_until(lambda: not raw("squeue", "-h", "-t", "all", "-n", f"{second.id}-0"), 60)  # gone from memory before anyone looked
-        assert attach(second.id).status()["state"].tolist() == ["COMPLETED", "FAILED"]
-        assert second.status()["exit_code"].tolist() == [0, 9]
-    finally:
-        box.destroy()
-        shutil.rmtree(folder, ignore_errors=True)
+def test_without_accounting(forgetful: Cluster, program) -> None:
+    run = forgetful.launch(Sweep(program("sys.exit(int(sys.argv[2]))"), {"code": [0, 6]}), time="0:05:00")
+    run.wait(check=False, timeout=60)
+    assert run.status()["exit_code"].tolist() == [0, 6]
+    second = forgetful.launch(Sweep(program("sys.exit(int(sys.argv[2]))"), {"code": [0, 9]}), time="0:05:00")
+    wait_until(lambda: not raw("squeue", "-h", "-t", "all", "-n", f"{second.id}-0"), 60)  # gone from memory before anyone looked
+    assert attach(second.id).status()["state"].tolist() == ["COMPLETED", "FAILED"]
+    assert second.status()["exit_code"].tolist() == [0, 9]

@@ -79,6 +79,22 @@ def test_the_trials_that_failed_are_packed_anew_for_a_retry(slurm: Cluster, prog
     assert len({run.status()["job"][trial] for trial in (1, 4, 8)}) == 1
 
 
+def test_of_a_packed_task_only_the_trials_that_ran_out_of_memory_get_more(slurm: Cluster, program) -> None:
+    code = """
+        mark = "again-" + os.environ["NEXA_TRIAL"]
+        again = os.path.exists(mark)
+        open(mark, "w").close()
+        sys.exit(0 if again else int(sys.argv[2]))
+    """
+    run = slurm.launch(Sweep(program(code), {"n": [0, 137, 3, 137]}), time="0:05:00", pack=2, mem="100M").wait(timeout=60, check=False)
+    assert run.retry_plan()["again"].to_dict() == {1: True, 2: False, 3: True}
+    run.retry(by="cause").wait(timeout=60, check=False)
+    attempts = run.attempts()
+    assert [len(attempts.loc[[trial]]) for trial in range(4)] == [1, 2, 1, 2]
+    assert attempts["change"].tolist() == ["", "", "mem=200M", "", "", "mem=200M"]
+    assert len({run.status()["job"][trial] for trial in (1, 3)}) == 1
+
+
 def test_the_same_script_carries_the_trials_that_its_arguments_name(slurm: Cluster, program) -> None:
     run = slurm.launch(Sweep(program(TELL), {"n": range(9)}), time="0:05:00", pack=3)
     records(run.folder, 3)

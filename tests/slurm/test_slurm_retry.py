@@ -79,6 +79,13 @@ run = Cluster("sandbox").launch(
     assert str(run.logs(0, attempt=2)) == "attempt\n"
 
 
+def test_more_memory_by_itself_where_there_is_no_accounting(forgetful: Cluster, program) -> None:
+    code = "again = os.path.exists('again'); open('again', 'w').close(); sys.exit(0 if again else 137)"
+    run = forgetful.launch(Sweep(program(code)), time="0:05:00", mem="100M", retry="by-cause")
+    wait_until(lambda: kept(run) == [f"{run.id}-0", f"{run.id}-0m"])
+    assert changes(attach(run.id), 0) == [("FAILED", "", ""), ("COMPLETED", "OUT_OF_MEMORY", "mem=200M")]
+
+
 def test_a_keeper_that_runs_twice_submits_once(slurm: Cluster, program) -> None:
     run = slurm.launch(Sweep(program(HUNGRY), {"x": [0]}), time="0:05:00", mem="100M", retry="by-cause")
     wait_until(lambda: kept(run) == [f"{run.id}-0", f"{run.id}-0m"])

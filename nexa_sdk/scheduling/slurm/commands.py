@@ -23,6 +23,12 @@ __all__ = ["SlurmScheduler"]
 ANSWER = 30.0
 ORDER = 120.0  # seconds: a keeper that is at work is waited for
 
+# scancel itself, given a name and tasks, cancels every pending task of the array (22.05)
+_CANCEL_TASKS = """
+jobs=$(squeue -h -n "$1" -o %F) || exit
+case " $(echo $jobs) " in *" $2 "*) exec scancel "$3" ;; esac
+"""
+
 
 class SlurmScheduler(Scheduler):
     """The Slurm that a machine's commands reach.
@@ -134,9 +140,11 @@ class SlurmScheduler(Scheduler):
         return self._poller.poll(arrays)
 
     def cancel(self, array: ArrayHandle, tasks: str | None) -> None:
-        """End tasks: scancel sends TERM, and KILL after the site's KillWait."""
-        target = array.job_id if tasks is None else f"{array.job_id}_[{tasks}]"
-        answer = self._run("scancel", target)
+        """End tasks: scancel sends TERM, and KILL after the site's KillWait. A job of another name that has this id now is left alone."""
+        if tasks is None:
+            answer = self._run("scancel", f"--name={array.name}", array.job_id)
+        else:
+            answer = self._run("sh", "-c", _CANCEL_TASKS, "nexa-cancel", array.name, array.job_id, f"{array.job_id}_[{tasks}]")
         if answer.returncode and submitting.may_be_done(answer):
             raise CommandTimeout(
                 f"Slurm gave no clear answer, and may have cancelled it or not: {answer.stderr.strip()}. "
