@@ -13,6 +13,7 @@ import pytest
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.journal import Journal
 from nexa_sdk.run import Run
+from nexa_sdk.scheduling.base import ArrayHandle
 
 
 def raw(*argv: str) -> str:
@@ -79,3 +80,30 @@ def test_a_job_that_was_given_the_id_of_a_lost_one_is_not_cancelled(slurm: Clust
         assert sorted(raw("squeue", "-h", "-r", "-j", other, "-t", "pending,running", "-o", "%i").split()) == [f"{other}_0", f"{other}_1"]
     finally:
         raw("scancel", other)
+
+
+def test_a_cancel_leaves_a_job_alone_that_was_given_a_lost_one_s_id(slurm: Cluster, tmp_path: Path) -> None:
+    other = raw("sbatch", "--parsable", "--job-name=other", "--array=0-3", "--hold", "--wrap", "true").strip()
+
+    def waiting() -> int:
+        return len(raw("squeue", "-h", "-r", "-t", "pending", "-n", "other", "-o", "%i").split())
+
+    try:
+        for tasks in (None, "2-3", "0-3"):
+            slurm.scheduler.cancel(ArrayHandle(other, str(tmp_path), 4, "lost-000001-0"), tasks)
+        assert waiting() == 4
+        slurm.scheduler.cancel(ArrayHandle(other, str(tmp_path), 4, "other"), "2-3")
+        assert waiting() == 2, "of its own name, what is named and no more"
+        slurm.scheduler.cancel(ArrayHandle(other, str(tmp_path), 4, "other"), None)
+        assert waiting() == 0
+    finally:
+        raw("scancel", other)
+
+
+def test_a_cancel_that_comes_too_late_is_no_error(slurm: Cluster) -> None:
+    run = slurm.launch(Sweep(["true"], {"n": range(2)}), time="0:05:00").wait(timeout=60)
+    ended = ArrayHandle(str(run.last_known[0].job_id), run.folder, 2, f"{run.id}-0")
+    forgotten = ArrayHandle("999999", run.folder, 2, f"{run.id}-0")
+    for handle in (ended, forgotten):
+        for tasks in (None, "0-1"):
+            slurm.scheduler.cancel(handle, tasks)

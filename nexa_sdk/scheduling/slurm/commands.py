@@ -23,12 +23,6 @@ __all__ = ["SlurmScheduler"]
 ANSWER = 30.0
 ORDER = 120.0  # seconds: a keeper that is at work is waited for
 
-# scancel itself, given a name and tasks, cancels every pending task of the array (22.05)
-_CANCEL_TASKS = """
-jobs=$(squeue -h -n "$1" -o %F) || exit
-case " $(echo $jobs) " in *" $2 "*) exec scancel "$3" ;; esac
-"""
-
 
 class SlurmScheduler(Scheduler):
     """The Slurm that a machine's commands reach.
@@ -140,11 +134,14 @@ class SlurmScheduler(Scheduler):
         return self._poller.poll(arrays)
 
     def cancel(self, array: ArrayHandle, tasks: str | None) -> None:
-        """End tasks: scancel sends TERM, and KILL after the site's KillWait. A job of another name that has this id now is left alone."""
-        if tasks is None:
-            answer = self._run("scancel", f"--name={array.name}", array.job_id)
-        else:
-            answer = self._run("sh", "-c", _CANCEL_TASKS, "nexa-cancel", array.name, array.job_id, f"{array.job_id}_[{tasks}]")
+        """End tasks: scancel sends TERM, and KILL after the site's KillWait.
+
+        A job of another name that was given this id is left alone.
+        """
+        if array.name and not self._is_known(array):
+            return
+        target = array.job_id if tasks is None else f"{array.job_id}_[{tasks}]"
+        answer = self._run("scancel", target)
         if answer.returncode and submitting.may_be_done(answer):
             raise CommandTimeout(
                 f"Slurm gave no clear answer, and may have cancelled it or not: {answer.stderr.strip()}. "
@@ -152,6 +149,20 @@ class SlurmScheduler(Scheduler):
             )
         if answer.returncode:
             raise CommandFailed("scancel", answer.returncode, answer.stderr)
+
+    def _is_known(self, array: ArrayHandle) -> bool:
+        """Whether the controller has a job of this id and this name.
+
+        Scancel is not asked to compare them: given a name and tasks it cancels every pending task
+        of the array, and given a name it fails for what has ended (22.05).
+        """
+        try:
+            answer = self._run("squeue", "-h", "-t", "all", "-j", array.job_id, "-n", array.name, "-o", "%F")
+        except CommandTimeout as error:
+            raise ClusterError(f"nothing was cancelled, for Slurm does not answer: {error}") from error
+        if answer.returncode and "Invalid job id" not in answer.stderr:
+            raise CommandFailed("squeue", answer.returncode, answer.stderr)
+        return array.job_id in answer.stdout.split()
 
     # ---- keepers --------------------------------------------------------------------------------
 
