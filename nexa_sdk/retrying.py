@@ -39,11 +39,15 @@ class Diagnosis:
     def causes(self, attempts: Sequence[Attempt]) -> dict[str, Cause | None]:
         """Return the cause of each, by its name."""
         new = [attempt for attempt in attempts if attempt.name not in self._causes]
-        unclear = [attempt.name for attempt in new if attempt.status.state in (State.FAILED, State.UNKNOWN)]
-        ends = self._log_ends(unclear)
+        unclear = [attempt for attempt in new if attempt.status.state in (State.FAILED, State.UNKNOWN)]
+        whole = {attempt.name: attempt.job for attempt in unclear if _left_no_end(attempt)}
+        ends = self._log_ends(list(dict.fromkeys([*(attempt.name for attempt in unclear), *whole.values()])))
         for attempt in new:
             status = attempt.status
-            self._causes[attempt.name] = cause_of(status.state, status.exit_code, ends.get(attempt.name, ""))
+            cause = cause_of(status.state, status.exit_code, ends.get(attempt.name, ""))
+            if attempt.name in whole and cause in (None, Cause.FAILED):
+                cause = cause_of(status.state, status.exit_code, ends[whole[attempt.name]])
+            self._causes[attempt.name] = cause
         return {attempt.name: self._causes[attempt.name] for attempt in attempts}
 
     def _log_ends(self, names: Sequence[str]) -> dict[str, str]:
@@ -104,6 +108,11 @@ class Diagnosis:
             return False
         causes = self.causes(list(last))
         return fails_everywhere((attempt.status.state, causes[attempt.name], _seconds(attempt)) for attempt in last)
+
+
+def _left_no_end(attempt: Attempt) -> bool:
+    """Whether a trial of a packed task went down with it: Slurm said why in the task's log, not in the trial's."""
+    return attempt.slot is not None and (attempt.status.exit_code is None or attempt.status.start is None)
 
 
 def _seconds(attempt: Attempt) -> float | None:

@@ -95,6 +95,29 @@ def test_of_a_packed_task_only_the_trials_that_ran_out_of_memory_get_more(slurm:
     assert len({run.status()["job"][trial] for trial in (1, 3)}) == 1
 
 
+def test_a_task_that_slurm_ended_for_its_memory_says_so_in_its_own_log(slurm: Cluster, program) -> None:
+    code = """
+        begun = "begun-" + os.environ["NEXA_TRIAL"]
+        with open(begun, "a") as f: f.write("x")
+        first = os.path.getsize(begun) == 1
+        if first and sys.argv[2] == "hungry":
+            held = bytearray(200 << 20)
+            held[::4096] = b"x" * len(held[::4096])
+            time.sleep(120)
+        if first and sys.argv[2] == "told": sys.exit("slurmstepd: error: Detected 1 oom_kill event in StepId=1.batch.")
+        sys.exit(3 * (sys.argv[2] == "wrong"))
+    """
+    kinds = ["wrong", "hungry", "after", "told", "wrong", "good"]
+    run = slurm.launch(Sweep(program(code), {"kind": kinds}), time="0:05:00", pack=3, mem="100M")
+    plan = run.wait(timeout=60, check=False, progress=False).retry_plan()
+    assert plan["cause"].to_dict() == {0: "FAILED", **dict.fromkeys((1, 2, 3), "OUT_OF_MEMORY"), 4: "FAILED"}
+    run.retry(by="cause").wait(timeout=60, check=False, progress=False)
+    assert [Path(f"begun-{trial}").read_text() for trial in range(6)] == ["x", "xx", "x", "xx", "x", "x"]
+    assert [trial for trial, state in enumerate(run.status()["state"]) if state != "COMPLETED"] == [0, 4]
+    again = run.attempts().query("attempt == 2")
+    assert again["change"].to_dict() == dict.fromkeys([(1, 2), (2, 2), (3, 2)], "mem=200M")
+
+
 def test_the_same_script_carries_the_trials_that_its_arguments_name(slurm: Cluster, program) -> None:
     run = slurm.launch(Sweep(program(TELL), {"n": range(9)}), time="0:05:00", pack=3)
     records(run.folder, 3)
