@@ -86,6 +86,23 @@ def test_more_memory_by_itself_where_there_is_no_accounting(forgetful: Cluster, 
     assert changes(attach(run.id), 0) == [("FAILED", "", ""), ("COMPLETED", "OUT_OF_MEMORY", "mem=200M")]
 
 
+def test_a_keeper_tells_causes_apart_where_there_is_no_accounting(forgetful: Cluster, program) -> None:
+    code = """
+        mark = "again-" + sys.argv[2]
+        if os.path.exists(mark): sys.exit(0)
+        open(mark, "w").close()
+        if sys.argv[2] == "memory": sys.exit("slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch.")
+        if sys.argv[2] == "time": sys.exit("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***")
+    """
+    run = forgetful.launch(Sweep(program(code), {"x": ["memory", "time", "good"]}), time="0:05:00", mem="100M", retry="by-cause")
+    wait_until(lambda: kept(run) == [f"{run.id}-0", f"{run.id}-0m", f"{run.id}-0t"])
+    wait_until(lambda: not raw("squeue", "-h", "-t", "all", "-n", f"{run.id}-0"))
+    again = attach(run.id)  # that has only the run's own folder to go by
+    assert again.status()["state"].tolist() == ["COMPLETED"] * 3
+    assert changes(again, 0) == [("FAILED", "", ""), ("COMPLETED", "OUT_OF_MEMORY", "mem=200M")]
+    assert changes(again, 1) == [("FAILED", "", ""), ("COMPLETED", "TIMEOUT", "time=00:10:00")]
+
+
 def test_a_keeper_that_runs_twice_submits_once(slurm: Cluster, program) -> None:
     run = slurm.launch(Sweep(program(HUNGRY), {"x": [0]}), time="0:05:00", mem="100M", retry="by-cause")
     wait_until(lambda: kept(run) == [f"{run.id}-0", f"{run.id}-0m"])
@@ -207,6 +224,16 @@ def test_a_rolling_submission_waits_for_what_runs_again_and_a_lost_keeper_is_res
     ids = {name: int(Path(run.folder, "submitted", f"{run.id}-{name}").read_text()) for name in ("0", "0m", "1", "2", "3")}
     assert ids["0m"] < ids["2"], "its place in the queue is free when its second attempt has ended"
     assert run.status()["state"].tolist() == ["COMPLETED"] * 4
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_more_time_where_there_is_no_accounting(forgetful: Cluster, program) -> None:
+    program("if not os.path.exists('again'): open('again', 'w').close(); time.sleep(600)")
+    run = forgetful.launch(Sweep([sys.executable, "train.py"]), time="0:01:00", retry="by-cause")
+    wait_until(lambda: kept(run) == [f"{run.id}-0", f"{run.id}-0t"], 240)
+    run.wait(timeout=60, progress=False)
+    assert changes(run, 0) == [("TIMEOUT", "", ""), ("COMPLETED", "TIMEOUT", "time=00:02:00")]
 
 
 @pytest.mark.full
