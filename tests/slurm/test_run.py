@@ -174,6 +174,17 @@ def test_a_cancel_sends_one_term_and_the_program_may_end_well(slurm: Cluster, pr
     assert seen.read_text() == "TERM\n"
 
 
+@pytest.mark.parametrize("trials", [None, [0]])
+def test_a_cancelled_program_that_ignores_term_is_killed(slurm: Cluster, program, trials: list[int] | None) -> None:
+    code = "signal.signal(signal.SIGTERM, signal.SIG_IGN); open('pid-' + sys.argv[2], 'w').write(str(os.getpid())); time.sleep(300)"
+    run = slurm.launch(Sweep(program(code), {"x": [0, 1]}), time="0:10:00", throttle=1)
+    wait_until(lambda: Path("pid-0").exists() and Path("pid-0").read_text())
+    run.cancel(trials)
+    wait_until(lambda: not Path("/proc", Path("pid-0").read_text()).exists(), 30)
+    run.cancel().wait(check=False, timeout=60)
+    assert states(run) == ["CANCELLED"] * 2
+
+
 def test_a_signal_before_the_limit_reaches_the_program(slurm: Cluster, program) -> None:
     code = """
         signal.signal(signal.SIGUSR1, lambda *_: (print("saved"), sys.exit(0)))
