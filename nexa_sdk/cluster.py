@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,6 +16,7 @@ from nexa_sdk.plan import Plan
 from nexa_sdk.predecessors import after_runs, check_alike
 from nexa_sdk.scheduling.base import Limits, Scheduler
 from nexa_sdk.transports.local import LocalTransport
+from nexa_sdk.transports.ssh.address import Address
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from nexa_sdk.scheduling.slurm.sandbox import Sandbox
     from nexa_sdk.scheduling.watcher import Watcher
     from nexa_sdk.sweep import Sweep
+    from nexa_sdk.transports.base import Transport
 
 # A plan needs neither run nor journal nor watcher: they are imported when first used.
 __all__ = ["KNOWN", "Cluster", "attach", "runs"]
@@ -43,10 +46,11 @@ class Cluster:
 
     Parameters
     ----------
-    where : {'local', 'sandbox', 'slurm'}
+    where : {'local', 'sandbox', 'slurm', 'ssh://…'}
         ``"local"``: this machine, by the embedded scheduler; needs nothing installed.
         ``"sandbox"``: a real Slurm with accounting and make-believe GPUs, started in a folder when
         first needed. ``"slurm"``: the Slurm that this machine's commands reach.
+        ``"ssh://user@host:port"``: the Slurm behind that login node, as ``~/.ssh/config`` reaches it.
     runs : path, optional
         Where runs get their folders; the nodes must see it. Unless given, ``$NEXA_RUNS``, else
         ``~/.nexa/runs``.
@@ -58,17 +62,36 @@ class Cluster:
     """
 
     def __init__(self, where: str = "local", *, runs: str | os.PathLike[str] | None = None) -> None:
-        if where not in KNOWN:
-            if where.startswith("ssh://"):
-                raise ClusterNotFound(f"{where}: clusters over SSH are not there yet; on the login node itself use Cluster('slurm')")
-            raise ClusterNotFound(f"there is no cluster {where!r}; {nearest(where, KNOWN)}")
-        self.url = where
-        self.runs_folder = os.path.abspath(os.path.expanduser(runs)) if runs is not None else str(settings.runs_folder())
-        if re.search(r'[\n\r"\\]', self.runs_folder):
-            raise InvalidInput(
-                f"runs={self.runs_folder!r}: a line break, a double quote or a backslash can't stand in an #SBATCH line; choose another"
+        self._address = Address.read(where) if where.startswith("ssh://") else None
+        if self._address is None and where not in KNOWN:
+            raise ClusterNotFound(
+                f"there is no cluster {where!r}; {nearest(where, KNOWN)}; or ssh://host, the Slurm behind that login node"
             )
-        self.transport = LocalTransport()
+        self.url = where if self._address is None else str(self._address)
+        self._runs = os.fspath(runs) if runs is not None else None
+        if self._runs is not None and re.search(r'[\n\r"\\]', self._runs):
+            raise InvalidInput(
+                f"runs={self._runs!r}: a line break, a double quote or a backslash can't stand in an #SBATCH line; choose another"
+            )
+
+    @cached_property
+    def runs_folder(self) -> str:
+        """Where runs get their folders, on the cluster."""
+        if self._address is None:
+            return os.path.abspath(os.path.expanduser(self._runs)) if self._runs is not None else str(settings.runs_folder())
+        home = self.transport.environment().get("HOME", "")
+        return posixpath.normpath(posixpath.join(home, re.sub(r"^~(/|$)", r"./", self._runs or ".nexa/runs")))
+
+    @cached_property
+    def transport(self) -> Transport:
+        """How commands and files reach the cluster; a connection is opened when it is first needed."""
+        if self._address is None:
+            return LocalTransport()
+        from nexa_sdk.transports.ssh.config import resolve
+        from nexa_sdk.transports.ssh.connection import connection
+        from nexa_sdk.transports.ssh.transport import SshTransport
+
+        return SshTransport(connection(resolve(self._address)))
 
     @cached_property
     def journal(self) -> Journal:
@@ -86,7 +109,7 @@ class Cluster:
             return LocalScheduler(settings.home() / "local")
         from nexa_sdk.scheduling.slurm.commands import SlurmScheduler
 
-        if self.url == "slurm":
+        if self.url == "slurm" or self._address is not None:
             return SlurmScheduler(self.transport)
         sandbox = self._sandbox()
         if not sandbox.is_up:
@@ -193,7 +216,7 @@ class Cluster:
         return self.scheduler.partitions()
 
     def __repr__(self) -> str:
-        return f"<Cluster {self.url}: {KNOWN[self.url]}>"
+        return f"<Cluster {self.url}: {KNOWN.get(self.url, 'the Slurm behind this login node')}>"
 
 
 _watchers: dict[tuple[str, Path, Path], Watcher] = {}

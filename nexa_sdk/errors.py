@@ -12,7 +12,13 @@
     │   ├── ClusterNotFound            no cluster of that name, or no scheduler behind it
     │   ├── CommandFailed              a command ended with an exit status; carries its own words
     │   ├── CommandTimeout             a command did not answer in time
+    │   ├── Unreachable                a host could not be reached: nothing was sent
+    │   │   ├── LoginFailed            it let nobody in
+    │   │   ├── HostKeyUnknown         its key was never accepted; carries the fingerprint
+    │   │   └── HostKeyChanged         its key is another than the one that is known
+    │   ├── ConnectionLost             the line went while a command ran: it may go on, or have been done
     │   ├── SubmissionRejected         the scheduler said no: nothing was submitted
+    │   │   └── SubmissionUnsent       the scheduler could not be reached: launching the same again sends it
     │   ├── SubmissionUnknown          nobody can say whether it was submitted: never sent again unasked
     │   ├── SubmissionVoided           another process gave this sending up before it arrived
     │   └── PreflightFailed            a check before the launch failed; nothing was sent
@@ -35,10 +41,14 @@ __all__ = [
     "ClusterNotFound",
     "CommandFailed",
     "CommandTimeout",
+    "ConnectionLost",
     "DefinitionError",
+    "HostKeyChanged",
+    "HostKeyUnknown",
     "InvalidInput",
     "JobError",
     "JournalError",
+    "LoginFailed",
     "NexaError",
     "PreflightFailed",
     "RunFailed",
@@ -49,6 +59,7 @@ __all__ = [
     "SubmissionUnsent",
     "SubmissionVoided",
     "SweepError",
+    "Unreachable",
 ]
 
 
@@ -116,6 +127,36 @@ class CommandFailed(ClusterError):
 
 class CommandTimeout(ClusterError):
     """A command did not answer in time; what it was doing may have happened."""
+
+
+class Unreachable(ClusterError):
+    """A host could not be reached. Nothing was sent."""
+
+
+class LoginFailed(Unreachable):
+    """A host let nobody in. Nothing was sent."""
+
+
+class HostKeyUnknown(Unreachable):
+    """A host's key was never accepted. Nothing was sent.
+
+    Attributes
+    ----------
+    fingerprint : str
+        What it showed: ``SHA256:…``.
+    """
+
+    def __init__(self, message: str, fingerprint: str) -> None:
+        super().__init__(message)
+        self.fingerprint = fingerprint
+
+
+class HostKeyChanged(Unreachable):
+    """A host's key is another than the one that is known. Nothing was sent."""
+
+
+class ConnectionLost(ClusterError):
+    """The line went while a command ran: it may go on, or have been done."""
 
 
 class SubmissionRejected(ClusterError):

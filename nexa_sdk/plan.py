@@ -48,8 +48,9 @@ class Where(Protocol):
     """What a plan needs of a cluster."""
 
     url: str
-    runs_folder: str
 
+    @property
+    def runs_folder(self) -> str: ...
     @property
     def scheduler(self) -> Scheduler: ...
     @property

@@ -9,9 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nexa_sdk.errors import ClusterError, JournalError, SubmissionUnknown, SubmissionUnsent, SubmissionVoided
+from nexa_sdk.errors import (
+    ClusterError,
+    ConnectionLost,
+    HostKeyChanged,
+    HostKeyUnknown,
+    JournalError,
+    LoginFailed,
+    SubmissionUnknown,
+    SubmissionUnsent,
+    SubmissionVoided,
+    Unreachable,
+)
 from nexa_sdk.records import UNSETTLED
-from nexa_sdk.scheduling.base import ArrayHandle, Dependency, Scheduler, Submission
+from nexa_sdk.scheduling.base import ArrayHandle, Dependency, Scheduler, Submission, Verdict
 
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
@@ -161,7 +172,7 @@ class Submitter:
         SubmissionUnknown
             There is evidence neither way.
         """
-        verdict = self._scheduler.void(array.token, self._folder, array.sends)
+        verdict = self._void(array)
         job_id = verdict.job_id
         if job_id is None and not verdict.is_certain:
             job_id = self._look_up(array)
@@ -283,6 +294,17 @@ class Submitter:
         if not waits or before in [dependency.job_id for dependency in dependencies]:
             return list(dependencies)
         return [*dependencies, Dependency("afterany", str(before), self._folder)]
+
+    def _void(self, array: ArrayRecord) -> Verdict:
+        """Keep an array from arriving late; a line that has just gone is waited for."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._scheduler.void(array.token, self._folder, array.sends)
+            except (ConnectionLost, Unreachable) as error:
+                if isinstance(error, (LoginFailed, HostKeyUnknown, HostKeyChanged)) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     def _look_up(self, array: ArrayRecord) -> str | None:
         """Look a submission up until it is found, or the scheduler has answered for long enough without knowing it."""

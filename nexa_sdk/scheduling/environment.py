@@ -12,7 +12,6 @@ _KEPT = re.compile(
     r"HOME|USER|LOGNAME|SHELL|PATH|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|XDG_RUNTIME_DIR"
     r"|MODULEPATH|MODULESHOME|MODULES_\w+|LMOD_\w+|LD_LIBRARY_PATH|BASH_FUNC_(module|ml)(%%|\(\))"
 )
-_SLURM = re.compile(r"(SLURM|SBATCH|SALLOC|SQUEUE|SACCT|SCANCEL|SINFO|SRUN)_\w+")
 
 
 def for_trials(environment: Mapping[str, str]) -> dict[str, str]:
@@ -27,7 +26,6 @@ def for_trials(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_questions(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for squeue, sacct, scancel and sinfo: their own settings left out."""
-    kept = {name: value for name, value in environment.items() if not _SLURM.fullmatch(name) or name == "SLURM_CONF"}
+    """Return the environment for squeue, sacct, scancel and sinfo: their own settings left out, and all that is secret."""
     # Times as seconds since the epoch; collapsed task lists whole, not cut at 64 characters.
-    return {**kept, "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C.UTF-8"}
+    return {**for_trials(environment), "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "LC_ALL": "C.UTF-8"}

@@ -28,10 +28,12 @@ from nexa_sdk.errors import (
     ClusterNotFound,
     CommandFailed,
     CommandTimeout,
+    ConnectionLost,
     SubmissionRejected,
     SubmissionUnknown,
     SubmissionUnsent,
     SubmissionVoided,
+    Unreachable,
 )
 from nexa_sdk.scheduling.base import Submission, Verdict
 from nexa_sdk.transports.base import Completed
@@ -51,6 +53,9 @@ folder=$1 script=$2 size=$3 token=$4 send=$5 packed=$6 tasks=$7
 shift 7
 mkdir -p -- "$folder/submitted" && cd -- "$folder" || exit 73
 mark=submitted/$token
+arrived=$mark.$$.tar # before the lock: on a line that is cut, what comes by it is waited for for hours
+trap 'rm -f "$arrived"' EXIT
+if [ "$packed" = yes ]; then (umask 077 && exec cat > "$arrived") || exit 73; fi
 true >> "$mark.lock" || exit 73
 exec 9> "$mark.lock"
 flock -w 30 -E 75 9 2> /dev/null
@@ -66,7 +71,7 @@ fi
 void=0
 [ ! -e "$mark.void" ] || read -r void since < "$mark.void"
 [ "$void" -lt "$send" ] || exit 76
-if [ "$packed" = yes ]; then tar -xpof - || exit 74; fi
+if [ "$packed" = yes ]; then tar -xpof "$arrived" || exit 74; fi
 if [ "$size" != - ]; then
   [ "$(wc -c < "$script")" -eq "$size" ] || { echo "$script arrived cut short" >&2; exit 74; }
 fi
@@ -133,9 +138,13 @@ def submit(transport: Transport, submission: Submission, environment: Mapping[st
         *("sbatch", "--parsable", *options, submission.script, *submission.args),
     ]
     try:
-        answer = transport.run(argv, env=environment, stdin=pack(submission.files), timeout=SUBMIT)
-    except CommandTimeout as error:
+        answer = transport.run(argv, env=environment, stdin=pack(submission.files, script=submission.script), timeout=SUBMIT)
+    except (CommandTimeout, ConnectionLost) as error:
         raise _unknown(submission.token, str(error)) from error
+    except Unreachable as error:
+        raise SubmissionUnsent(
+            f"{submission.token} was not submitted: {error}. Launch the same again, or run.resume(), once it can be reached"
+        ) from error
     if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout)):
         return match[1]
     if answer.returncode == 0:
@@ -210,8 +219,8 @@ def _retold(submission: Submission) -> Iterator[tuple[str, str | None]]:
         yield "kill-on-invalid-dep", "yes"  # else what can never run waits for ever
 
 
-def pack(files: Mapping[str, bytes]) -> bytes:
-    """Pack a run's files for its folder, with the folders that its tasks write to."""
+def pack(files: Mapping[str, bytes], *, script: str) -> bytes:
+    """Pack a run's files for its folder, with the folders that its tasks write to; the script comes last."""
     if not files:
         return b""
     import tarfile
@@ -223,7 +232,9 @@ def pack(files: Mapping[str, bytes]) -> bytes:
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o700 if folder == "secrets" else 0o755, int(time.time())
             archive.addfile(entry)
-        for name, content in files.items():
+        # The script last: what a broken line has cut short ends before it, and its length is looked at.
+        for name in sorted(files, key=lambda name: name == script):
+            content = files[name]
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode, entry.mtime = len(content), 0o600 if name.startswith("secrets/") else 0o644, int(time.time())
             archive.addfile(entry, io.BytesIO(content))

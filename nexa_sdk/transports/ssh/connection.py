@@ -1,0 +1,311 @@
+"""One connection to a host, shared by everybody in this process: opened when first needed, opened again when it dies."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nexa_sdk.errors import ClusterError, Unreachable
+from nexa_sdk.transports.ssh import host_keys
+from nexa_sdk.transports.ssh.address import Address
+from nexa_sdk.transports.ssh.config import SshSettings, resolve
+from nexa_sdk.transports.ssh.login import Login
+from nexa_sdk.transports.ssh.prompting import Ask, ask
+
+if TYPE_CHECKING:
+    import paramiko
+
+__all__ = ["Connection", "connection"]
+
+SESSIONS = 10  # at once: sshd's MaxSessions unless its administrators chose another
+KEEPALIVE = 15  # seconds
+UNANSWERED = 10_000  # milliseconds after which what was sent and never acknowledged means a dead line (TCP_USER_TIMEOUT)
+ALIVE = 5.0  # seconds that a living sshd has to answer a question about nothing
+FORBIDDEN = 1  # SSH_OPEN_ADMINISTRATIVELY_PROHIBITED
+SLEPT = 5.0  # seconds of a suspended machine after which a line is not trusted
+
+
+def suspended() -> float:
+    """Return the seconds that this machine has slept since it was started."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):  # macOS: its monotonic clock stands still, and nothing else tells
+        return time.time() - time.monotonic()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+class Connection:
+    """A connection to one host.
+
+    Parameters
+    ----------
+    settings : SshSettings
+    ask : callable
+        Asks the user for a passphrase or a one-time code.
+    suspended : callable
+        Says how long this machine has slept.
+
+    Attributes
+    ----------
+    logins : int
+        How often it was logged in.
+    """
+
+    def __init__(self, settings: SshSettings, *, ask: Ask = ask, suspended: Callable[[], float] = suspended) -> None:
+        self.settings = settings
+        self.logins = 0
+        self._login = Login(settings, ask)
+        self._suspended = suspended
+        self._lock = threading.RLock()  # of opening
+        self._free = threading.BoundedSemaphore(SESSIONS)
+        self._transport: paramiko.Transport | None = None
+        self._slept = 0.0
+        self._lost_at: float | None = None
+
+    # ---- the line ------------------------------------------------------------------------------
+
+    def open(self) -> paramiko.Transport:
+        """Return the open transport; it is opened if need be.
+
+        Raises
+        ------
+        Unreachable
+            And its kinds: :class:`LoginFailed`, :class:`HostKeyUnknown`, :class:`HostKeyChanged`.
+        """
+        with self._lock:
+            if self._transport is not None and self._suspended() - self._slept > SLEPT:
+                self._slept = self._suspended()
+                self.check(self._transport)
+            if self._transport is None or not self._transport.is_active():
+                self._drop()
+                try:
+                    self._transport = self._opened()
+                except Unreachable as error:
+                    self._lost_at = self._lost_at or time.time()
+                    if type(error) is Unreachable:
+                        since = time.strftime("%H:%M:%S", time.localtime(self._lost_at))
+                        raise Unreachable(f"{self.settings.address.host} is not reachable since {since}: {error}") from error
+                    raise
+                self._slept = self._suspended()
+                self._lost_at = None
+                self.logins += 1
+            return self._transport
+
+    def _opened(self) -> paramiko.Transport:
+        import paramiko
+
+        host, settings = self.settings.address.host, self.settings
+        line = self._line()
+        transport = None
+        try:
+            if isinstance(line, socket.socket) and line.family in (socket.AF_INET, socket.AF_INET6):
+                line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a command
+                if hasattr(socket, "TCP_USER_TIMEOUT"):
+                    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED)
+            transport = paramiko.Transport(line)
+            transport.banner_timeout = transport.auth_timeout = settings.connect_timeout
+            self._allow(transport)
+            transport.start_client(timeout=settings.connect_timeout)
+            host_keys.check(settings, transport.get_remote_server_key())
+            transport.auth_timeout = 120  # a person has to find a code
+            self._login.into(transport)
+            transport.set_keepalive(KEEPALIVE)
+        except ClusterError:
+            self._close(transport, line)
+            raise
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            self._close(transport, line)
+            raise Unreachable(f"no SSH at {host} ({settings.hostname}, port {settings.port}): {error or type(error).__name__}") from error
+        except BaseException:
+            self._close(transport, line)
+            raise
+        return transport
+
+    @staticmethod
+    def _close(*lines: Any) -> None:
+        for line in lines:
+            if line is not None:
+                with contextlib.suppress(OSError, EOFError):
+                    line.close()
+
+    def _allow(self, transport: paramiko.Transport) -> None:
+        """Restrict the algorithms to those of the configuration, and ask for a key of a kind that is known."""
+        options = transport.get_security_options()
+        for name, wanted in self.settings.algorithms:
+            there = getattr(options, name)
+            chosen = tuple(word for word in wanted if word in there)
+            if not chosen:
+                raise Unreachable(
+                    f"the configuration of {self.settings.address.host} allows {', '.join(wanted)} alone as {name}; none is known here"
+                )
+            setattr(options, name, chosen)
+        known = host_keys.known_types(self.settings)
+        if "ssh-rsa" in known:
+            known[:0] = ["rsa-sha2-512", "rsa-sha2-256"]
+        options.key_types = tuple(sorted(options.key_types, key=lambda name: name not in known))
+
+    def _line(self) -> Any:
+        """Return what reaches the host's port: a socket, one to a command, or a channel through another host."""
+        settings = self.settings
+        if settings.proxy_command is not None:
+            return _command_line(settings.proxy_command)
+        if settings.proxy_jump is not None:
+            return self._through(settings.proxy_jump.split(","))
+        families = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
+        problem: Exception | None = None
+        try:
+            found = socket.getaddrinfo(
+                settings.hostname, settings.port, families.get(settings.address_family, socket.AF_UNSPEC), socket.SOCK_STREAM
+            )
+        except OSError as error:
+            raise Unreachable(f"there is no host {settings.hostname!r}: {error}") from error
+        for family, kind, protocol, _, address in found:
+            line = socket.socket(family, kind, protocol)
+            try:
+                line.settimeout(settings.connect_timeout)
+                if settings.bind_address:
+                    line.bind((settings.bind_address, 0))
+                line.connect(address)
+                line.settimeout(None)
+            except OSError as error:
+                line.close()
+                problem = error
+            else:
+                return line
+        raise Unreachable(f"{settings.hostname}, port {settings.port}: {problem}") from problem
+
+    def _through(self, jumps: list[str]) -> paramiko.Channel:
+        import paramiko
+
+        hop = resolve(Address.read(jumps[-1]))
+        if jumps[:-1]:  # the first is reached as its own configuration says
+            hop = replace(hop, proxy_jump=",".join(jumps[:-1]), proxy_command=None)
+        try:
+            return (
+                connection(hop)
+                .open()
+                .open_channel(
+                    "direct-tcpip",
+                    (self.settings.hostname, self.settings.port),
+                    ("127.0.0.1", 0),
+                    timeout=self.settings.connect_timeout,
+                )
+            )
+        except paramiko.SSHException as error:
+            raise Unreachable(f"{jumps[-1]} does not reach {self.settings.hostname}, port {self.settings.port}: {error}") from error
+
+    # ---- sessions ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def session(self, *, timeout: float) -> Iterator[paramiko.Channel]:
+        """Give a session; at most ten are open at once, and who comes later waits.
+
+        A line that turns out to be dead before anything was sent is opened again.
+
+        Raises
+        ------
+        Unreachable
+        """
+        if not self._free.acquire(timeout=timeout):
+            raise Unreachable(f"{self.settings.address.host}: all {SESSIONS} sessions were busy for {timeout:g} seconds")
+        try:
+            channel = self._channel(timeout)
+            try:
+                yield channel
+            finally:
+                channel.close()
+        finally:
+            self._free.release()
+
+    def _channel(self, timeout: float) -> paramiko.Channel:
+        import paramiko
+
+        deadline, broken = time.monotonic() + timeout, 0
+        while True:
+            transport = self.open()
+            try:
+                return transport.open_session(timeout=min(timeout, self.settings.connect_timeout))
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                # Refused: its administrators allow fewer, or one is only being closed. Else the line may be dead.
+                is_alive = transport.is_active() and (isinstance(error, paramiko.ChannelException) or self.check(transport))
+                broken += not is_alive
+                if getattr(error, "code", None) == FORBIDDEN or broken > 1 or time.monotonic() > deadline:
+                    raise Unreachable(f"{self.settings.address.host} opens no session: {error or type(error).__name__}") from error
+                time.sleep(0.02)
+
+    def check(self, transport: paramiko.Transport) -> bool:
+        """Ask the host about nothing; a line on which nobody answers is closed."""
+        answered = threading.Event()
+
+        def question() -> None:
+            with contextlib.suppress(Exception):
+                transport.global_request("keepalive@openssh.com", wait=True)
+                if transport.is_active():
+                    answered.set()
+
+        threading.Thread(target=question, name="nexa-ssh-alive", daemon=True).start()
+        if answered.wait(ALIVE):
+            return True
+        transport.close()
+        return False
+
+    def renew(self) -> Connection:
+        """Return a further connection to the same host, for bulk data, if it takes no person to log in again; else this one."""
+        if self._login.was_asked:
+            return self
+        return connection(self.settings, purpose="bulk")
+
+    def close(self) -> None:
+        """Close it; the next question opens it again."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+
+def _command_line(command: str) -> socket.socket:
+    """Run a ProxyCommand of the user's own configuration, as ssh does, and return its end of the line."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        subprocess.Popen(
+            [os.environ.get("SHELL") or "/bin/sh", "-c", f"exec {command}"],
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    return ours
+
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say is in our errors
+
+_connections: dict[tuple[SshSettings, str, int], Connection] = {}
+_registry = threading.Lock()
+
+
+def connection(settings: SshSettings, *, purpose: str = "control") -> Connection:
+    """Return this process's connection to a host."""
+    key = (settings, purpose, os.getpid())  # a fork has the sockets, and must not speak on them
+    with _registry:
+        if key not in _connections:
+            _connections[key] = Connection(settings)
+        return _connections[key]
+
+
+def _close_all() -> None:
+    for (_, _, process), known in list(_connections.items()):
+        if process == os.getpid():
+            known.close()
+
+
+atexit.register(_close_all)

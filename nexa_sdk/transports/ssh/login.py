@@ -1,0 +1,200 @@
+"""Log in: by the agent, by keys, by questions that the host asks."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nexa_sdk.errors import LoginFailed
+
+if TYPE_CHECKING:
+    import paramiko
+
+    from nexa_sdk.transports.ssh.config import SshSettings
+    from nexa_sdk.transports.ssh.prompting import Ask
+
+__all__ = ["Login"]
+
+ATTEMPTS = 3  # at a passphrase or a password that is mistyped
+
+
+class Login:
+    """The login at one host. Keys stay decrypted in memory, so that a line that went is renewed unasked; answers do not.
+
+    Attributes
+    ----------
+    was_asked : bool
+        Whether the host asked something that a person had to answer: the next login would ask again.
+    """
+
+    def __init__(self, settings: SshSettings, ask: Ask) -> None:
+        self._settings = settings
+        self._ask = ask
+        self._decrypted: dict[str, paramiko.PKey] = {}
+        self.was_asked = False
+
+    def into(self, transport: paramiko.Transport) -> None:
+        """Log in by whatever the host takes, several factors one after another if it wants them.
+
+        Raises
+        ------
+        LoginFailed
+        """
+        import paramiko
+
+        user, host = self._settings.user, self._settings.address.host
+        try:
+            transport.auth_none(user)
+        except paramiko.BadAuthenticationType as error:
+            allowed = list(error.allowed_types)
+        except paramiko.SSHException as error:
+            raise LoginFailed(f"{host} ended the login of {user}: {error}") from error
+        ways = {"publickey": self._by_key, "keyboard-interactive": self._by_questions, "password": self._by_password}
+        tried: list[str] = []
+        self.was_asked = False
+        while not transport.is_authenticated():
+            method = next((name for name in self._settings.methods if name in allowed and name not in tried), None)
+            if method is None:
+                how = f"tried {', '.join(tried)}" if tried else "nothing was tried"
+                raise LoginFailed(f"{host} lets {user} not in: it takes {', '.join(allowed) or 'nothing'}; {how}. {self._advice()}")
+            try:
+                left = ways[method](transport)
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise LoginFailed(f"{host} ended the login of {user} by {method}: {error}") from error
+            if left is None:  # it was refused
+                tried.append(method)
+            elif left:  # a further factor
+                allowed, tried = list(left), []
+
+    def _advice(self) -> str:
+        files = [name for name in self._settings.identity_files if Path(name).is_file()]
+        return f"Keys: {', '.join(files) or 'none of ' + ', '.join(self._settings.identity_files)}, and the agent's"
+
+    def _by_key(self, transport: paramiko.Transport) -> Sequence[str] | None:
+        import paramiko
+
+        for key in self._keys():
+            try:
+                return transport.auth_publickey(self._settings.user, key)
+            except paramiko.AuthenticationException:
+                if not transport.is_active():
+                    raise
+        return None
+
+    def _keys(self) -> Iterator[paramiko.PKey]:
+        """Yield keys: the agent's, those in files, then those that ask for a passphrase."""
+        import paramiko
+
+        files = [name for name in self._settings.identity_files if Path(name).is_file()]
+        of_files = {line.split()[1] for name in files if (line := _public(name))}
+        offered: set[bytes] = set()
+        for key in self._agent_keys():
+            if not self._settings.identities_only or key.get_base64() in of_files:
+                offered.add(key.asbytes())
+                yield key
+        locked = []
+        for name in files:
+            loaded, is_locked = self._load(name)
+            if is_locked:
+                locked.append(name)
+            elif loaded is not None and loaded.asbytes() not in offered:
+                yield self._with_certificate(loaded)
+        for name in locked:
+            public = _public(name)
+            if public and any(paramiko.PKey.get_base64(key) == public.split()[1] for key in self._agent_keys()):
+                continue  # the agent has it, and it was refused
+            yield self._with_certificate(self._unlock(name))
+
+    def _agent_keys(self) -> Sequence[paramiko.PKey]:
+        import paramiko
+
+        path = self._settings.identity_agent
+        if path is not None and path.lower() == "none":
+            return ()
+        if path is None:
+            return paramiko.Agent().get_keys()
+        agent = paramiko.agent.AgentSSH()
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            line.connect(path)
+        except OSError:
+            return ()
+        agent._connect(line)  # type: ignore[attr-defined]  # its public form takes no other path than $SSH_AUTH_SOCK
+        return agent.get_keys()
+
+    def _load(self, name: str) -> tuple[paramiko.PKey | None, bool]:
+        """Return a file's key, and whether it asks for a passphrase."""
+        import paramiko
+
+        if name in self._decrypted:
+            return self._decrypted[name], False
+        try:
+            return paramiko.PKey.from_path(name), False
+        except (paramiko.PasswordRequiredException, TypeError):
+            return None, True
+        except (ValueError, paramiko.SSHException, OSError):  # a kind that only the agent can use, say a hardware key's
+            return None, False
+
+    def _unlock(self, name: str) -> paramiko.PKey:
+        import paramiko
+
+        for _ in range(ATTEMPTS):
+            passphrase = self._ask(f"Passphrase of {name}: ")
+            try:
+                self._decrypted[name] = paramiko.PKey.from_path(name, passphrase)
+            except (ValueError, paramiko.SSHException):
+                continue
+            return self._decrypted[name]
+        raise LoginFailed(f"none of {ATTEMPTS} passphrases was that of {name}")
+
+    def _with_certificate(self, key: paramiko.PKey) -> paramiko.PKey:
+        import paramiko
+
+        for name in self._settings.certificate_files:
+            try:
+                key.load_certificate(name)
+            except (ValueError, paramiko.SSHException, OSError):  # another key's
+                continue
+        return key
+
+    def _by_questions(self, transport: paramiko.Transport) -> Sequence[str] | None:
+        import paramiko
+
+        def answer(title: str, instructions: str, questions: Sequence[tuple[str, bool]]) -> list[str]:
+            answers = []
+            for question, shown in questions:
+                self.was_asked = True
+                words = [title.strip(), instructions.strip(), question.strip()]
+                answers.append(self._ask(f"{self._settings.address.host}: {' '.join(filter(None, words))} ", shown=shown))
+            return answers
+
+        for _ in range(ATTEMPTS):
+            try:
+                return transport.auth_interactive(self._settings.user, answer)
+            except paramiko.AuthenticationException:
+                if not self.was_asked or not transport.is_active():
+                    return None
+        return None
+
+    def _by_password(self, transport: paramiko.Transport) -> Sequence[str] | None:
+        import paramiko
+
+        for _ in range(ATTEMPTS):
+            self.was_asked = True
+            try:
+                return transport.auth_password(
+                    self._settings.user, self._ask(f"Password of {self._settings.user} at {self._settings.address.host}: "), fallback=False
+                )
+            except paramiko.AuthenticationException:
+                if not transport.is_active():
+                    return None
+        return None
+
+
+def _public(name: str) -> str:
+    try:
+        return Path(f"{name}.pub").read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
