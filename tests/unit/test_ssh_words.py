@@ -1,0 +1,189 @@
+"""Addresses, configurations, host keys and commands of SSH, before anything is sent."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import paramiko
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nexa_sdk.errors import ClusterError, HostKeyChanged, HostKeyUnknown, InvalidInput
+from nexa_sdk.transports.ssh import host_keys
+from nexa_sdk.transports.ssh.address import Address
+from nexa_sdk.transports.ssh.config import SshSettings, resolve
+from nexa_sdk.transports.ssh.remote import COMMAND, Started, find_start
+
+# ---- addresses -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("ssh://login", Address("login")),
+        ("login", Address("login")),
+        ("ssh://ada@login.example.org:2222", Address("login.example.org", "ada", 2222)),
+        ("ada@10.0.0.1", Address("10.0.0.1", "ada")),
+        ("ssh://[2001:db8::1]:22", Address("2001:db8::1", port=22)),
+        ("ssh://ada@domain@login/", Address("login", "ada@domain")),
+    ],
+)
+def test_an_address(text: str, address: Address) -> None:
+    assert Address.read(text) == address
+    assert Address.read(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "ssh://", "ssh://-oProxyCommand=evil", "ssh://a b", "ssh://$(id)", "ssh://a;b", "ssh://a\nb", "ssh://a`b", "ssh://'a'"),
+        *("ssh://-l@a", "ssh://a|b@c", "ssh://a:0", "ssh://a:65536", "ssh://a:２２", "ssh://a/b", "ssh://a:22:22", "ssh://ä", "ssh://a&"),
+    ],
+)
+def test_what_is_no_address_is_refused_before_anything_reads_it(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        Address.read(text)
+
+
+# ---- configuration -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def write(text: str) -> None:
+        path = tmp_path / "ssh_config"
+        path.write_text(text)
+        monkeypatch.setenv("NEXA_SSH_CONFIG", str(path))
+
+    return write
+
+
+def test_the_configuration_is_read_whole(config, tmp_path: Path) -> None:
+    (tmp_path / "more").write_text("Host login\n  Port 2200\n  HostKeyAlias the-login\n")
+    config(
+        f"""
+Include {tmp_path}/more
+Match host login exec "true"
+  User ada
+Host login
+  HostName login.example.org
+  ProxyJump jump1,ada@jump2:23
+  IdentityFile {tmp_path}/key-%h-%r
+  IdentitiesOnly yes
+  UserKnownHostsFile {tmp_path}/known1 {tmp_path}/known2
+  ConnectTimeout 7
+  PasswordAuthentication no
+"""
+    )
+    found = resolve(Address.read("ssh://login"))
+    assert (found.hostname, found.port, found.user) == ("login.example.org", 2200, "ada")
+    assert (found.host_key_name, found.known_as) == ("the-login", "[the-login]:2200")
+    assert found.proxy_jump == "jump1,ada@jump2:23"
+    assert found.identity_files == (f"{tmp_path}/key-login.example.org-ada",)
+    assert found.identities_only
+    assert found.known_hosts[:2] == (tmp_path / "known1", tmp_path / "known2")
+    assert found.connect_timeout == 7
+    assert found.methods == ("publickey", "keyboard-interactive")
+    overridden = resolve(Address.read("ssh://grace@login:22"))
+    assert (overridden.user, overridden.port) == ("grace", 22)
+
+
+def test_a_proxy_command_has_its_tokens_replaced(config) -> None:
+    config("Host login\n  HostName real\n  User ada\n  ProxyCommand nc %h %p --user %r --as %n %%\n")
+    assert resolve(Address.read("ssh://login:2200")).proxy_command == "nc real 2200 --user ada --as login %"
+
+
+def test_a_host_name_of_the_configuration_that_a_shell_would_read_is_refused(config) -> None:
+    config("Host login\n  HostName $(touch\\ /tmp/x)\n  ProxyCommand nc %h %p\n")
+    with pytest.raises((InvalidInput, ClusterError)):
+        resolve(Address.read("ssh://login"))
+
+
+def test_without_openssh_what_is_not_understood_is_an_error(config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    config("Host login\n  HostName real\n  Port 2200\n  ProxyJump jump\n  IdentityFile ~/.ssh/other\n")
+    found = resolve(Address.read("ssh://ada@login"))
+    assert (found.hostname, found.port, found.user, found.proxy_jump) == ("real", 2200, "ada", "jump")
+    config("Host login\n  HostName real\nInclude more\n")
+    with pytest.raises(ClusterError, match=r"ssh_config, line 3: 'include' is not understood without OpenSSH"):
+        resolve(Address.read("ssh://login"))
+
+
+# ---- host keys -----------------------------------------------------------------------------------
+
+KEY, OTHER = paramiko.ECDSAKey.generate(), paramiko.ECDSAKey.generate()
+
+
+@pytest.fixture
+def settings(config, tmp_path: Path) -> SshSettings:
+    config(f"Host *\n  HostName 10.0.0.1\n  Port 2200\n  UserKnownHostsFile {tmp_path}/known\n  GlobalKnownHostsFile none\n")
+    return resolve(Address.read("ssh://login"))
+
+
+def line(name: str, key: paramiko.PKey = KEY) -> str:
+    return f"{name} {key.get_name()} {key.get_base64()}\n"
+
+
+def test_a_host_that_is_not_known_shows_its_fingerprint_and_how_to_accept_it(settings: SshSettings) -> None:
+    with pytest.raises(HostKeyUnknown, match=r"--accept-fingerprint SHA256:") as caught:
+        host_keys.check(settings, KEY)
+    assert caught.value.fingerprint == host_keys.fingerprint(KEY) == KEY.fingerprint
+    with pytest.raises(InvalidInput, match="nothing was accepted"):
+        host_keys.accept(settings, KEY, host_keys.fingerprint(OTHER))
+    settings.known_hosts[0].write_text(line("elsewhere").rstrip())  # no line break at its end
+    host_keys.accept(settings, KEY, host_keys.fingerprint(KEY))
+    host_keys.check(settings, KEY)
+    assert settings.known_hosts[0].read_text() == line("elsewhere") + line("[10.0.0.1]:2200")
+
+
+@pytest.mark.parametrize(
+    "name", ["[10.0.0.1]:2200", "a,[10.0.0.1]:2200", "[10.0.0.*]:2200", paramiko.HostKeys.hash_host("[10.0.0.1]:2200")]
+)
+def test_a_known_host(settings: SshSettings, name: str) -> None:
+    settings.known_hosts[0].write_text(f"# comment\n\nnonsense\n{line('other', OTHER)}{line(name)}")
+    host_keys.check(settings, KEY)
+    with pytest.raises(HostKeyChanged, match="HAS CHANGED"):
+        host_keys.check(settings, OTHER)
+    with pytest.raises(HostKeyChanged):
+        host_keys.accept(settings, OTHER, host_keys.fingerprint(OTHER))
+    assert host_keys.known_types(settings) == [KEY.get_name()]
+
+
+@pytest.mark.parametrize("name", ["10.0.0.1", "[10.0.0.1]:22", "*,![10.0.0.1]:2200", "[10.0.0.2]:2200"])
+def test_another_host(settings: SshSettings, name: str) -> None:
+    settings.known_hosts[0].write_text(line(name))
+    with pytest.raises(HostKeyUnknown):
+        host_keys.check(settings, KEY)
+
+
+def test_a_revoked_key_is_refused_though_it_is_known(settings: SshSettings) -> None:
+    settings.known_hosts[0].write_text(f"{line('[10.0.0.1]:2200')}@revoked {line('*')}")
+    with pytest.raises(HostKeyChanged, match="revoked"):
+        host_keys.check(settings, KEY)
+
+
+# ---- commands ------------------------------------------------------------------------------------
+
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+@given(argv=st.lists(WORDS, min_size=1, max_size=4), value=WORDS, rest=st.binary(max_size=200))
+def test_any_words_arrive_as_they_are_and_its_stdin_behind_them(argv: list[str], value: str, rest: bytes) -> None:
+    program = ["python3", "-c", "import os, sys; print(ascii([sys.argv[1:], os.environ.get('X'), sys.stdin.buffer.read()]))"]
+    started = Started([*program, *argv], {"X": value, "PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
+    done = subprocess.run(["sh", "-c", COMMAND], input=started.script + rest, capture_output=True, check=True)
+    start = find_start(started, done.stdout)
+    assert start is not None
+    assert eval(done.stdout[start[1] :]) == [argv, value, rest]
+
+
+def test_a_command_that_arrived_in_part_is_not_begun(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    script = Started(["touch", str(mark)], None).script
+    for length in range(0, len(script) - 1, 7):
+        subprocess.run(["sh", "-c", COMMAND], input=script[:length], capture_output=True)
+        assert not mark.exists()
+    subprocess.run(["sh", "-c", COMMAND], input=script, capture_output=True, check=True)
+    assert mark.exists()
