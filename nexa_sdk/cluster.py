@@ -93,6 +93,46 @@ class Cluster:
 
         return SshTransport(connection(resolve(self._address)))
 
+    @staticmethod
+    def trust(host: str, fingerprint: str | None = None) -> str:
+        """Accept the key of a host that is not known yet: it is written to the user's own known hosts.
+
+        Parameters
+        ----------
+        host : str
+            ``"ssh://user@host:port"``, or a name of ``~/.ssh/config``.
+        fingerprint : str, optional
+            ``"SHA256:…"``, as the host's administrators publish it. Unless given, the one that the host
+            shows is shown, and you are asked.
+
+        Returns
+        -------
+        str
+            The fingerprint that is known now.
+
+        Raises
+        ------
+        InvalidInput
+            The host shows another.
+        HostKeyChanged
+            Another key is known already.
+        """
+        from nexa_sdk.transports.ssh import host_keys
+        from nexa_sdk.transports.ssh.config import resolve
+        from nexa_sdk.transports.ssh.connection import connection
+        from nexa_sdk.transports.ssh.prompting import ask
+
+        settings = resolve(Address.read(host))
+        key = connection(settings).shown_key()
+        shown = host_keys.fingerprint(key)
+        if fingerprint is None:
+            answer = ask(f"{settings.known_as} shows the key {shown}. Is it the one that its administrators publish? (yes/no) ", shown=True)
+            if answer.strip().lower() not in ("y", "yes"):
+                raise InvalidInput(f"the key of {settings.known_as} was not accepted")
+        path = host_keys.accept(settings, key, fingerprint or shown)
+        print(f"{settings.known_as} is known by {shown}, in {path}")
+        return shown
+
     @cached_property
     def journal(self) -> Journal:
         """What was submitted."""

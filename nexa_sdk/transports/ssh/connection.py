@@ -29,6 +29,7 @@ __all__ = ["Connection", "connection"]
 SESSIONS = 10  # at once: sshd's MaxSessions unless its administrators chose another
 KEEPALIVE = 15  # seconds
 UNANSWERED = 10_000  # milliseconds after which what was sent and never acknowledged means a dead line (TCP_USER_TIMEOUT)
+A_PERSON = 120.0  # seconds to find a one-time code
 ALIVE = 5.0  # seconds that a living sshd has to answer a question about nothing
 FORBIDDEN = 1  # SSH_OPEN_ADMINISTRATIVELY_PROHIBITED
 SLEPT = 5.0  # seconds of a suspended machine after which a line is not trusted
@@ -98,7 +99,24 @@ class Connection:
                 self.logins += 1
             return self._transport
 
+    def shown_key(self) -> paramiko.PKey:
+        """Return the key that the host shows; nobody logs in."""
+        with self._greeted() as transport:
+            key = transport.get_remote_server_key()
+            transport.close()
+        return key
+
     def _opened(self) -> paramiko.Transport:
+        with self._greeted() as transport:
+            host_keys.check(self.settings, transport.get_remote_server_key())
+            transport.auth_timeout = A_PERSON
+            self._login.into(transport)
+            transport.set_keepalive(KEEPALIVE)
+        return transport
+
+    @contextlib.contextmanager
+    def _greeted(self) -> Iterator[paramiko.Transport]:
+        """Reach the host and agree on how to talk; what fails until the block ends closes the line."""
         import paramiko
 
         host, settings = self.settings.address.host, self.settings
@@ -113,10 +131,7 @@ class Connection:
             transport.banner_timeout = transport.auth_timeout = settings.connect_timeout
             self._allow(transport)
             transport.start_client(timeout=settings.connect_timeout)
-            host_keys.check(settings, transport.get_remote_server_key())
-            transport.auth_timeout = 120  # a person has to find a code
-            self._login.into(transport)
-            transport.set_keepalive(KEEPALIVE)
+            yield transport
         except ClusterError:
             self._close(transport, line)
             raise
@@ -126,7 +141,6 @@ class Connection:
         except BaseException:
             self._close(transport, line)
             raise
-        return transport
 
     @staticmethod
     def _close(*lines: Any) -> None:
