@@ -98,7 +98,15 @@ class BadUsage(InvalidInput):
 
 
 class ClusterError(NexaError):
-    """A cluster did not do what it was asked."""
+    """A cluster did not do what it was asked.
+
+    Attributes
+    ----------
+    may_pass : bool
+        Whether it may be another in a minute, with nobody doing anything: a line that went, a host that is down.
+    """
+
+    may_pass = False
 
 
 class ClusterNotFound(ClusterError):
@@ -128,13 +136,19 @@ class CommandFailed(ClusterError):
 class CommandTimeout(ClusterError):
     """A command did not answer in time; what it was doing may have happened."""
 
+    may_pass = True
+
 
 class Unreachable(ClusterError):
     """A host could not be reached. Nothing was sent."""
 
+    may_pass = True
+
 
 class LoginFailed(Unreachable):
     """A host let nobody in. Nothing was sent."""
+
+    may_pass = False
 
 
 class HostKeyUnknown(Unreachable):
@@ -146,6 +160,8 @@ class HostKeyUnknown(Unreachable):
         What it showed: ``SHA256:…``.
     """
 
+    may_pass = False
+
     def __init__(self, message: str, fingerprint: str) -> None:
         super().__init__(message)
         self.fingerprint = fingerprint
@@ -154,9 +170,13 @@ class HostKeyUnknown(Unreachable):
 class HostKeyChanged(Unreachable):
     """A host's key is another than the one that is known. Nothing was sent."""
 
+    may_pass = False
+
 
 class ConnectionLost(ClusterError):
     """The line went while a command ran: it may go on, or have been done."""
+
+    may_pass = True
 
 
 class SubmissionRejected(ClusterError):

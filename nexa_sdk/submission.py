@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING
 from nexa_sdk.errors import (
     ClusterError,
     ConnectionLost,
-    HostKeyChanged,
-    HostKeyUnknown,
     JournalError,
-    LoginFailed,
     SubmissionUnknown,
     SubmissionUnsent,
     SubmissionVoided,
@@ -302,7 +299,7 @@ class Submitter:
             try:
                 return self._scheduler.void(array.token, self._folder, array.sends)
             except (ConnectionLost, Unreachable) as error:
-                if isinstance(error, (LoginFailed, HostKeyUnknown, HostKeyChanged)) or time.monotonic() > deadline:
+                if not error.may_pass or time.monotonic() > deadline:
                     raise
                 time.sleep(1)
 

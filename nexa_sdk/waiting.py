@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
+
+from nexa_sdk.errors import ClusterError
 
 if TYPE_CHECKING:
     import asyncio
@@ -83,13 +86,23 @@ def follow(run: Run, chosen: Attempt, transport: Transport, *, slowest: float) -
     slowest : float
         The seconds between two questions of the poller at most.
     """
-    path, offset = f"{run.folder}/logs/{chosen.name}.log", 0
+    path, offset, is_cut = f"{run.folder}/logs/{chosen.name}.log", 0, False
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # a read may end within a character
     subscription = run.subscribe(lambda: None)  # the poller asks; here its last answer is looked at
     try:
         while True:
             ended = chosen.status.state.is_terminal
-            content = transport.read(path, offset=offset)
+            try:
+                content = transport.read(path, offset=offset)
+            except ClusterError as error:
+                if not error.may_pass:
+                    raise
+                if not is_cut:
+                    print(f"{error}. The trial goes on, and so does its log, once the host is back …", file=sys.stderr)
+                is_cut = True
+                time.sleep(LOOK)
+                continue
+            is_cut = False
             offset += len(content)
             if text := decode(content, final=ended):
                 yield text
