@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nexa_sdk.cluster import Cluster, attach, runs
+    from nexa_sdk.cluster import Cluster, attach, clusters, runs
     from nexa_sdk.cost_report import CostReport
     from nexa_sdk.distributions import choice, loguniform, normal, randint, uniform
     from nexa_sdk.errors import NexaError, RunFailed
@@ -41,6 +41,7 @@ __all__ = [
     "Sweep",
     "attach",
     "choice",
+    "clusters",
     "loguniform",
     "normal",
     "randint",
@@ -62,6 +63,7 @@ _HOMES = {
     "Sweep": "sweep",
     "attach": "cluster",
     "choice": "distributions",
+    "clusters": "cluster",
     "loguniform": "distributions",
     "normal": "distributions",
     "randint": "distributions",

@@ -127,7 +127,7 @@ def _exports(result: Any) -> str | None:
             return None
         return "\n".join([*(f"# {line}" for line in repr(result).splitlines()), *_lines(result.environment)])
     if type(result).__name__ == "Cluster":
-        return "\n".join([f"# {result!r}", *_lines({"NEXA_CLUSTER": result.url, "NEXA_RUNS": result.runs_folder})])
+        return "\n".join([f"# {result!r}", *_lines({"NEXA_CLUSTER": result.name, "NEXA_RUNS": result.runs_folder})])
     return None
 
 

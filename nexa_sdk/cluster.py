@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import settings
-from nexa_sdk.errors import ClusterError, ClusterNotFound, InvalidInput, JobError, SweepError, nearest
+from nexa_sdk.errors import ClusterError, InvalidInput, JobError, SweepError
 from nexa_sdk.plan import Plan
 from nexa_sdk.predecessors import after_runs, check_alike
+from nexa_sdk.profiles import Profile, find_profile, profiles
 from nexa_sdk.scheduling.base import Limits, Scheduler
 from nexa_sdk.transports.local import LocalTransport
 from nexa_sdk.transports.ssh.address import Address
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from nexa_sdk.transports.base import Transport
 
 # A plan needs neither run nor journal nor watcher: they are imported when first used.
-__all__ = ["KNOWN", "Cluster", "attach", "runs"]
+__all__ = ["KNOWN", "Cluster", "attach", "clusters", "runs"]
 
 KNOWN = {
     "local": "this machine, by the embedded scheduler: nothing to install",
@@ -46,28 +47,43 @@ class Cluster:
 
     Parameters
     ----------
-    where : {'local', 'sandbox', 'slurm', 'ssh://…'}
+    where : {'local', 'sandbox', 'slurm', 'ssh://…'} or str
         ``"local"``: this machine, by the embedded scheduler; needs nothing installed.
         ``"sandbox"``: a real Slurm with accounting and make-believe GPUs, started in a folder when
         first needed. ``"slurm"``: the Slurm that this machine's commands reach.
         ``"ssh://user@host:port"``: the Slurm behind that login node, as ``~/.ssh/config`` reaches it.
+        Any other name is one that the user's ``clusters.toml`` or the project's ``nexa.toml``
+        describes; see :mod:`nexa_sdk.profiles`.
     runs : path, optional
-        Where runs get their folders; the nodes must see it. Unless given, ``$NEXA_RUNS``, else
-        ``~/.nexa/runs``.
+        Where runs get their folders; the nodes must see it. Unless given, what the cluster's
+        description says, else ``$NEXA_RUNS``, else ``~/.nexa/runs``.
+
+    Attributes
+    ----------
+    name : str
+        What was given as `where`.
+    url : str
+        What the name stands for, and finds the cluster again when its name is another:
+        ``Cluster(url)``. Runs are written down with it, and clusters that share it share a poller.
+    profile : Profile or None
+        The description.
 
     Raises
     ------
     ClusterNotFound
         For a name that there is not.
+    ProfileError
+        For a file of clusters that can't be meant; only names that it could describe read it.
     """
 
     def __init__(self, where: str = "local", *, runs: str | os.PathLike[str] | None = None) -> None:
-        self._address = Address.read(where) if where.startswith("ssh://") else None
-        if self._address is None and where not in KNOWN:
-            raise ClusterNotFound(
-                f"there is no cluster {where!r}; {nearest(where, KNOWN)}; or ssh://host, the Slurm behind that login node"
-            )
-        self.url = where if self._address is None else str(self._address)
+        self.name = where
+        self.profile: Profile | None = None if where in KNOWN or where.startswith("ssh://") else find_profile(where)
+        host = where if self.profile is None else self.profile.host
+        if runs is None and self.profile is not None:
+            runs = self.profile.runs
+        self._address = Address.read(host) if host.startswith("ssh://") else None
+        self.url = host if self._address is None else str(self._address)
         self._runs = os.fspath(runs) if runs is not None else None
         if self._runs is not None and re.search(r'[\n\r"\\]', self._runs):
             raise InvalidInput(
@@ -204,7 +220,8 @@ class Cluster:
             Trial i runs once trial i of this has completed, and is cancelled if that fails. It must
             have as many trials, cut into the same arrays.
         **resources
-            Fields of a :class:`Job`, instead of one or to change some of its.
+            Fields of a :class:`Job`, instead of one or to change some of its. What both leave open
+            the cluster's description may say; see :meth:`nexa_sdk.profiles.Profile.complete`.
         """
         from nexa_sdk.job import Job
         from nexa_sdk.sweep import Sweep
@@ -217,7 +234,10 @@ class Cluster:
         if job is not None and not isinstance(job, Job):
             raise JobError(f"{job!r} is no Job; give Job(…), or its fields: plan(sweep, time='1:00:00')")
         given = {**job.given(), **resources} if job is not None else resources
-        chosen = Job(**given) if resources or job is None else job
+        if self.profile is not None:
+            chosen = self.profile.complete(given)
+        else:
+            chosen = Job(**given) if resources or job is None else job
         first = after_runs(after, after_each, cluster=self.url, dependency=chosen.dependency)
         plan = Plan(sweep, chosen, self, limits=self.limits(), after=first)
         if after_each is not None:
@@ -256,7 +276,8 @@ class Cluster:
         return self.scheduler.partitions()
 
     def __repr__(self) -> str:
-        return f"<Cluster {self.url}: {KNOWN.get(self.url, 'the Slurm behind this login node')}>"
+        what = KNOWN.get(self.url, "the Slurm behind this login node")
+        return f"<Cluster {self.name}: {what}>" if self.name == self.url else f"<Cluster {self.name}: {self.url}, {what}>"
 
 
 _watchers: dict[tuple[str, Path, Path], Watcher] = {}
@@ -282,6 +303,29 @@ def attach(run_id: str) -> Run:
 
     record = Journal().run(run_id)
     return Cluster(record.cluster).run(record)
+
+
+def clusters() -> pd.DataFrame:
+    """List the clusters that have a name; none is asked.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by cluster: `host`, `runs` (where runs get their folders), `file` (which describes
+        it; empty for what needs no description).
+
+    Raises
+    ------
+    ProfileError
+    """
+    import pandas as pd
+
+    usual = str(settings.runs_folder())
+    rows = {name: (name, usual, "") for name in KNOWN}
+    for name, found in profiles().items():
+        default = "~/.nexa/runs" if found.host.startswith("ssh://") else usual
+        rows[name] = (found.host, found.runs or default, str(found.path))
+    return pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="cluster"), columns=["host", "runs", "file"])
 
 
 def runs(*, limit: int = 20) -> pd.DataFrame:

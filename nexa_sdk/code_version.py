@@ -14,6 +14,7 @@ __all__ = ["CodeVersion", "code_version"]
 # What a program is made of. Notebooks and data change with every run and are left out, unless the
 # command names them.
 _SUFFIXES = (".py", ".pyx", ".sh", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".jl", ".R", ".cu", ".cpp", ".c", ".h")
+_CLUSTERS = "nexa.toml"  # what a plan takes of it stands in its job: a new name or rate makes no other code
 _SKIPPED = frozenset(
     {
         "__pycache__",
@@ -73,7 +74,7 @@ def _sources(workdir: Path) -> Iterator[Path]:
             name for name in folders if name not in _SKIPPED and not name.startswith(".") and not Path(folder, name, "pyvenv.cfg").exists()
         )
         for name in sorted(files):
-            if name.endswith(_SUFFIXES):
+            if name.endswith(_SUFFIXES) and name != _CLUSTERS:
                 count += 1
                 if count > MAX_FILES:  # a home directory rather than a project
                     return

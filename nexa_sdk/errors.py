@@ -7,6 +7,7 @@
     │   ├── SweepError                 a sweep, its parameters or its values
     │   ├── JobError                   a job's resources or surroundings
     │   ├── DefinitionError            a YAML definition; carries the line
+    │   ├── ProfileError               a file of clusters; carries the file and the line
     │   └── BadUsage                   a line of %nexa or of the console command
     ├── ClusterError                   a cluster did not do what it was asked
     │   ├── ClusterNotFound            no cluster of that name, or no scheduler behind it
@@ -32,6 +33,7 @@ Each message says what happened, to which value, and what to do next.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -51,6 +53,7 @@ __all__ = [
     "LoginFailed",
     "NexaError",
     "PreflightFailed",
+    "ProfileError",
     "RunFailed",
     "RunNotFound",
     "SandboxError",
@@ -90,6 +93,24 @@ class DefinitionError(InvalidInput):
 
     def __init__(self, message: str, *, line: int | None = None) -> None:
         super().__init__(f"line {line}: {message}" if line is not None else message)
+        self.line = line
+
+
+class ProfileError(InvalidInput):
+    """A file of clusters can't be meant.
+
+    Attributes
+    ----------
+    path : path
+        The file.
+    line : int or None
+        The line, counted from 1, where it is known.
+    """
+
+    def __init__(self, message: str, *, path: str | os.PathLike[str], line: int | None = None) -> None:
+        where = os.fspath(path) if line is None else f"{os.fspath(path)}, line {line}"
+        super().__init__(f"{where}: {message}")
+        self.path = path
         self.line = line
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["home", "runs_folder", "sandbox_folder"]
+__all__ = ["clusters_file", "home", "runs_folder", "sandbox_folder"]
 
 
 def home() -> Path:
@@ -16,6 +16,12 @@ def home() -> Path:
 def runs_folder() -> Path:
     """Return where runs lie unless a cluster says otherwise: ``$NEXA_RUNS``, else ``runs`` in the home."""
     return Path(os.environ.get("NEXA_RUNS") or home() / "runs").absolute()
+
+
+def clusters_file() -> Path:
+    """Return the user's file of clusters: ``$NEXA_CONFIG``, else ``nexa/clusters.toml`` in ``$XDG_CONFIG_HOME`` or ``~/.config``."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Path(os.environ.get("NEXA_CONFIG") or config / "nexa" / "clusters.toml").expanduser().absolute()
 
 
 def sandbox_folder() -> Path:

@@ -33,6 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give each test its own NEXA_HOME and working directory, and end what it left running."""
     folder = tmp_path / "home"
     monkeypatch.setenv("NEXA_HOME", str(folder))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     workdir = tmp_path / "work"
     workdir.mkdir()

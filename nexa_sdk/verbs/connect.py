@@ -12,7 +12,13 @@ __all__ = ["VERBS"]
 
 
 def _add(parser: Parser) -> None:
-    parser.add("cluster", nargs="?", metavar="NAME", completes="clusters", help="local, sandbox, slurm, or the Python name of a Cluster")
+    parser.add(
+        "cluster",
+        nargs="?",
+        metavar="NAME",
+        completes="clusters",
+        help="local, sandbox, slurm, one of clusters.toml or nexa.toml, or the Python name of a Cluster",
+    )
     parser.add("--runs", metavar="FOLDER", completes="files", help="where runs get their folders; the nodes must see it")
 
 
@@ -24,7 +30,7 @@ def _connect(session: Session, args: Namespace) -> object:
     else:
         from nexa_sdk.cluster import Cluster
 
-        session.connect(Cluster(args.cluster or session.cluster_url, runs=args.runs))
+        session.connect(Cluster(args.cluster or session.cluster_name, runs=args.runs))
     return session.cluster
 
 

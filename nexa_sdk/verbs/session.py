@@ -68,27 +68,31 @@ class Session:
         if self._cluster is None:
             from nexa_sdk.cluster import Cluster
 
-            self._cluster = Cluster(os.environ.get("NEXA_CLUSTER") or "local")
+            name = os.environ.get("NEXA_CLUSTER")
+            # nexa connect exports both: the folder goes with the name, whatever its description says.
+            self._cluster = Cluster(name, runs=os.environ.get("NEXA_RUNS") or None) if name else Cluster("local")
         return self._cluster
 
     @property
-    def cluster_url(self) -> str:
+    def cluster_name(self) -> str:
         """The connected cluster's name; nothing is made or asked for it."""
-        return self._cluster.url if self._cluster is not None else os.environ.get("NEXA_CLUSTER") or "local"
+        return self._cluster.name if self._cluster is not None else os.environ.get("NEXA_CLUSTER") or "local"
 
     def connect(self, cluster: Cluster) -> None:
         """Use a cluster from now on."""
-        self.partitions[cluster.url] = cluster.partitions()
+        self.partitions[cluster.name] = cluster.partitions()
         self._cluster = cluster
 
     def find_cluster(self, name: str) -> Cluster:
-        """Return a cluster by its Python name or by what ``Cluster(…)`` takes."""
+        """Return a cluster by its Python name or by what ``Cluster(…)`` takes; the connected one stays itself."""
         from nexa_sdk.cluster import Cluster
 
         named = self.namespace.get(name)
         if isinstance(named, Cluster):
             return named
-        return self.cluster if name == self.cluster_url else Cluster(name)
+        made = Cluster(name)
+        is_same = name == self.cluster_name and made.profile == self.cluster.profile
+        return self.cluster if is_same else made  # a description may have changed since
 
     # ---- runs ----------------------------------------------------------------------------------
 

@@ -83,6 +83,14 @@ def test_runs_by_id_and_by_name(ip):
 
 
 @pytest.mark.usefixtures("files")
+def test_clusters_of_a_file(ip):
+    Path("nexa.toml").write_text('[clusters.desk]\nhost = "local"\n')
+    assert complete(ip, "%nexa connect de") == ["%nexa connect desk"]
+    Path("nexa.toml").write_text("no TOML")
+    assert complete(ip, "%nexa connect sl") == ["%nexa connect slurm"]
+
+
+@pytest.mark.usefixtures("files")
 def test_other_lines_are_left_alone(ip):
     assert "lambda" in complete(ip, "la")
     assert not [word for word in complete(ip, "print('%nexa la") if "launch" in word]

@@ -225,6 +225,23 @@ def test_a_sweep_and_a_cluster_by_name(ip, tmp_path):
     assert value(ip, "%nexa preview sweep").folder.startswith(str(tmp_path / "third"))
 
 
+def test_a_cluster_that_a_file_describes(ip, tmp_path):
+    text = f'[clusters.desk]\nhost = "local"\nruns = "{tmp_path}/desk"\n[clusters.desk.job]\ntime = "0:01:00"\n'
+    Path("nexa.toml").write_text(text)
+    assert "did you mean 'desk'" in str(error(ip, "%nexa connect dask"))
+    assert value(ip, "%nexa connect desk").runs_folder == f"{tmp_path}/desk"
+    assert value(ip, "%nexa preview x=1,2 -- true").job == Job(time="0:01:00")
+    assert value(ip, "%nexa preview x=1,2 --time 0:02:00 -- true").job == Job(time="0:02:00")
+    assert value(ip, "%nexa preview x=1,2 --cluster local -- true").job == Job()
+    assert value(ip, f"%nexa connect desk --runs {tmp_path}/third").name == "desk"
+    assert value(ip, "%nexa connect desk").runs_folder == f"{tmp_path}/third", "the connected one stays"
+    Path("nexa.toml").write_text(text.replace("0:01:00", "0:03:00"))
+    value(ip, "%nexa connect desk")
+    assert value(ip, "%nexa preview x=1,2 -- true").job == Job(time="0:03:00")
+    Path("nexa.toml").write_text(text.replace("time", "tmie"))
+    assert "nexa.toml, line 5" in str(error(ip, "%nexa connect desk"))
+
+
 def test_a_line_inside_a_function_sees_its_names(ip):
     code = "def f(rates):\n    best = 3\n    return get_ipython().run_line_magic('nexa', 'preview lr={rates} seed=$best -- python -V')\nf([1, 2])"
     assert value(ip, code).sweep[1] == {"lr": 2, "seed": 3}

@@ -131,6 +131,13 @@ def test_what_a_shell_evaluates(nexa, tmp_path):
     _, out, _ = nexa("connect", "local", "--runs", str(tmp_path / "a folder"))
     code = f'{out}\necho "$NEXA_CLUSTER $NEXA_RUNS"'
     assert subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout == f"local {tmp_path}/a folder\n"
+    Path("nexa.toml").write_text(f'[clusters.desk]\nhost = "local"\nruns = "{tmp_path}/desk"\n')
+    for words, folder in (((), "desk"), (("--runs", f"{tmp_path}/third"), "third")):
+        _, out, _ = nexa("connect", "desk", *words)
+        code = f"{out}\n{sys.executable} -m nexa_sdk connect"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        said = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
+        assert f"export NEXA_CLUSTER=desk\nexport NEXA_RUNS={tmp_path}/{folder}\n" in said
     assert "There is no sandbox" in nexa("sandbox", "status")[1]
 
 

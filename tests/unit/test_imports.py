@@ -30,6 +30,7 @@ HEAVY = {"pydantic", "pandas", "plotly", "paramiko", "ipywidgets", "docker", "IP
         "from nexa_sdk import Sweep; sweep = Sweep('python train.py', grid={'lr': [0.1, 0.01], 'seed': range(3)}); sweep[4], repr(sweep), sweep.argv(4)",
         "from nexa_sdk import NexaError, RunFailed, State, loguniform",
         "from nexa_sdk import CostReport",
+        "from nexa_sdk import profiles; profiles.profiles()",
     ],
 )
 def test_nothing_heavy_is_loaded(program: str) -> None:
@@ -55,6 +56,7 @@ PUBLIC = [
     "Sweep",
     "attach",
     "choice",
+    "clusters",
     "loguniform",
     "normal",
     "randint",
@@ -90,7 +92,7 @@ FLOORS = [
     "errors states retry values variables command_line written distributions space passing sweep walltime tasks records job cost_report settings display yaml_lines definition",
     "transports journal journal_file code_version",  # how a command reaches a machine; what was submitted
     "scheduling containers monitoring provisioning",  # four wings; none imports another
-    "plan program_checks cluster run actions retrying keepers keeping attempts task_records waiting submission predecessors job_secrets tables container",  # objects that act, and what a run is made of
+    "plan program_checks cluster profiles run actions retrying keepers keeping attempts task_records waiting submission predecessors job_secrets tables container",  # objects that act, and what a run is made of
     "operations",  # the specification's functions, thin over the objects
     "verbs",  # what %nexa and the console command share
     "notebook cli __main__",

@@ -63,11 +63,9 @@ def _offers(kind: str, piece: str, session: Session, namespace: Mapping[str, Any
         case "runs":
             return [*_named(piece, namespace, "Run"), *_beginning(piece, _run_ids())]
         case "clusters":
-            from nexa_sdk.cluster import KNOWN
-
-            return [*_named(piece, namespace, "Cluster"), *_beginning(piece, KNOWN)]
+            return [*_named(piece, namespace, "Cluster"), *_beginning(piece, _clusters())]
         case "partitions":
-            return _beginning(piece, session.partitions.get(session.cluster_url, []))
+            return _beginning(piece, session.partitions.get(session.cluster_name, []))
         case "jobs":
             return _named(piece, namespace, "Job")
         case "targets":
@@ -97,6 +95,15 @@ def _run_ids() -> list[str]:
         return Journal().run_ids()
     except NexaError:  # status would say it; a completion has nowhere to
         return []
+
+
+def _clusters() -> list[str]:
+    from nexa_sdk.profiles import RESERVED, profiles
+
+    try:
+        return [*RESERVED, *profiles()]
+    except NexaError:  # connect says it
+        return [*RESERVED]
 
 
 def _files(piece: str, *endings: str) -> list[str]:
