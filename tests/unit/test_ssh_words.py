@@ -79,7 +79,7 @@ Host login
     )
     found = resolve(Address.read("ssh://login"))
     assert (found.hostname, found.port, found.user) == ("login.example.org", 2200, "ada")
-    assert (found.host_key_name, found.known_as) == ("the-login", "[the-login]:2200")
+    assert found.known_as == "the-login"
     assert found.proxy_jump == "jump1,ada@jump2:23"
     assert found.identity_files == (f"{tmp_path}/key-login.example.org-ada",)
     assert found.identities_only

@@ -26,7 +26,7 @@ class SshSettings:
         As it was asked for.
     hostname, port, user
         What it comes to.
-    host_key_name : str
+    host_key_alias : str, optional
         Under which name its key stands in the known hosts.
     known_hosts : tuple of Path
         Files with the keys of known hosts, the user's own first.
@@ -48,7 +48,7 @@ class SshSettings:
     hostname: str
     port: int
     user: str
-    host_key_name: str
+    host_key_alias: str | None
     known_hosts: tuple[Path, ...]
     identity_files: tuple[str, ...]
     identities_only: bool
@@ -65,7 +65,9 @@ class SshSettings:
     @property
     def known_as(self) -> str:
         """Return the host as known_hosts files write it."""
-        return self.host_key_name if self.port == 22 else f"[{self.host_key_name}]:{self.port}"
+        if self.host_key_alias:  # it stands for the port, too
+            return self.host_key_alias
+        return self.hostname if self.port == 22 else f"[{self.hostname}]:{self.port}"
 
 
 CONNECT = 15.0  # seconds, unless ConnectTimeout says otherwise
@@ -157,7 +159,7 @@ def _settings(address: Address, options: Mapping[str, list[str]]) -> SshSettings
         hostname=reached.host,
         port=reached.port,
         user=reached.user,
-        host_key_name=first("hostkeyalias") or reached.host,
+        host_key_alias=first("hostkeyalias") or None,
         known_hosts=tuple(Path(name).expanduser() for name in files if name.lower() != "none"),
         identity_files=tuple(_expand(name, reached, address) for name in options.get("identityfile", []) if name.lower() != "none"),
         identities_only=first("identitiesonly") == "yes",

@@ -1,0 +1,168 @@
+"""A real sshd on this machine's loopback, and a line to it that can be cut after so many bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Loopback:
+    """An sshd of our own, for the user who runs the tests; its MaxSessions is sshd's own.
+
+    Attributes
+    ----------
+    port : int
+    config : Path
+        What ``$NEXA_SSH_CONFIG`` is to be: any port of 127.0.0.1 is this host, ``box`` is its alias.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        if SSHD is None:
+            pytest.skip("there is no sshd here; get it by: apt-get install openssh-server")
+        self.folder, self.port, self.config = folder, free_port(), folder / "ssh_config"
+        folder.mkdir(parents=True)
+        for name in ("host", "id"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        shutil.copy(folder / "id.pub", folder / "authorized")
+        kind, key, *_ = (folder / "host.pub").read_text().split()
+        (folder / "known").write_text(f"box {kind} {key}\n")
+        (folder / "sshd_config").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
+            f"StrictModes no\nPasswordAuthentication no\nUsePAM no\nMaxStartups 100\nPidFile {folder}/pid\n"
+            # bash that sshd starts reads ~/.bashrc unless it is told that it is not the first
+            f"SetEnv SHLVL=5 {' '.join(f'{name}={value}' for name, value in environment.items())}\n"
+        )
+        self.config.write_text(
+            f"Host box\n  HostName 127.0.0.1\n  Port {self.port}\nMatch host box,127.0.0.1\n  IdentityFile {folder}/id\n"
+            f"  IdentitiesOnly yes\n  IdentityAgent none\n  HostKeyAlias box\n  UserKnownHostsFile {folder}/known\n"
+            "  GlobalKnownHostsFile none\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert SSHD is not None
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        with open(self.folder / "log", "ab") as log:
+            self._process = subprocess.Popen([SSHD, "-D", "-e", "-f", self.folder / "sshd_config"], stdin=subprocess.DEVNULL, stderr=log)
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as line:
+                if line.recv(4) == b"SSH-":
+                    return
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+
+class Line:
+    """A port that leads to another, until so many bytes have passed.
+
+    Attributes
+    ----------
+    passed : dict
+        The bytes that passed in each direction, ``up`` to the host and ``down`` from it.
+    cuts : int
+        How often it was cut.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.passed, self.cuts = {"up": 0, "down": 0}, 0
+        self._to, self._limits, self._down_for, self._down_until = port, dict[str, int](), 0.0, 0.0
+        self._lock = threading.Lock()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def arm(self, direction: str, after: int, *, down_for: float = 0.0) -> None:
+        """Cut it once so many more bytes have passed in a direction, and let nobody in for so many seconds."""
+        with self._lock:
+            self._limits = {direction: self.passed[direction] + after}
+            self._down_for = down_for
+
+    def disarm(self) -> None:
+        with self._lock:
+            self._limits = {}
+
+    def cut(self) -> None:
+        """Cut it now: both ends are reset."""
+        with self._lock:
+            self._cut()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+    def _cut(self) -> None:
+        self._limits, self.cuts, self._down_until = {}, self.cuts + 1, time.monotonic() + self._down_for
+        for pair in self._pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    end.shutdown(socket.SHUT_RDWR)
+                    end.close()
+        self._pairs = []
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                ours, _ = self._listener.accept()
+            except OSError:
+                return
+            if time.monotonic() < self._down_until:
+                ours.close()
+                continue
+            theirs = socket.create_connection(("127.0.0.1", self._to))
+            for end in (ours, theirs):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._pairs.append((ours, theirs))
+            threading.Thread(target=self._pump, args=(ours, theirs, "up"), daemon=True).start()
+            threading.Thread(target=self._pump, args=(theirs, ours, "down"), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
+        while True:
+            try:
+                piece = source.recv(1 << 16)
+            except OSError:
+                piece = b""
+            with self._lock:
+                limit = self._limits.get(direction)
+                is_last = limit is not None and self.passed[direction] + len(piece) >= limit
+                piece = piece[: limit - self.passed[direction]] if is_last and limit is not None else piece
+                self.passed[direction] += len(piece)
+            try:
+                sink.sendall(piece)
+                if not piece:
+                    sink.shutdown(socket.SHUT_WR)
+            except OSError:
+                piece = b""
+            if is_last:
+                time.sleep(0.02)  # what was let through arrives
+                self.cut()
+                return
+            if not piece:
+                return
