@@ -84,17 +84,20 @@ class Cluster:
             runs = self.profile.runs
         self._address = Address.read(host) if host.startswith("ssh://") else None
         self.url = host if self._address is None else str(self._address)
-        self._runs = os.fspath(runs) if runs is not None else None
-        if self._runs is not None and re.search(r'[\n\r"\\]', self._runs):
+        given = os.fspath(runs) if runs is not None else None
+        if self._address is None:
+            given = os.path.abspath(os.path.expanduser(given)) if given is not None else str(settings.runs_folder())
+        if given is not None and re.search(r'[\n\r"\\]', given):
             raise InvalidInput(
-                f"runs={self._runs!r}: a line break, a double quote or a backslash can't stand in an #SBATCH line; choose another"
+                f"runs={given!r}: a line break, a double quote or a backslash can't stand in an #SBATCH line; choose another"
             )
+        self._runs = given
 
     @cached_property
     def runs_folder(self) -> str:
         """Where runs get their folders, on the cluster."""
         if self._address is None:
-            return os.path.abspath(os.path.expanduser(self._runs)) if self._runs is not None else str(settings.runs_folder())
+            return str(self._runs)
         home = self.transport.environment().get("HOME", "")
         return posixpath.normpath(posixpath.join(home, re.sub(r"^~(/|$)", r"./", self._runs or ".nexa/runs")))
 
@@ -116,7 +119,7 @@ class Cluster:
         Parameters
         ----------
         host : str
-            ``"ssh://user@host:port"``, or a name of ``~/.ssh/config``.
+            ``"ssh://user@host:port"``, a cluster that the configuration names, or a name of ``~/.ssh/config``.
         fingerprint : str, optional
             ``"SHA256:…"``, as the host's administrators publish it. Unless given, the one that the host
             shows is shown, and you are asked.
@@ -138,6 +141,8 @@ class Cluster:
         from nexa_sdk.transports.ssh.connection import connection
         from nexa_sdk.transports.ssh.prompting import ask
 
+        if host not in KNOWN and not host.startswith("ssh://") and host in profiles():
+            host = find_profile(host).host
         settings = resolve(Address.read(host))
         key = connection(settings).shown_key()
         shown = host_keys.fingerprint(key)

@@ -44,6 +44,10 @@ class Address:
         if match is None or not (match["host"] or match["six"]):
             raise InvalidInput(f"{text!r} is no address of a host; write ssh://user@host:port, or a name of ~/.ssh/config")
         host, user, port = match["host"] or match["six"], match["user"], match["port"]
+        if user is not None and ":" in user:  # it is not repeated
+            raise InvalidInput(
+                "an address with a password in it is not taken: write ssh://user@host; what the host asks is asked when it asks"
+            )
         if not _HOST.fullmatch(host):
             raise InvalidInput(f"{text!r}: {host!r} is no host's name; it has letters, digits and . - _ alone")
         if user is not None and not _USER.fullmatch(user):
