@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import settings
-from nexa_sdk.errors import ClusterError, InvalidInput, JobError, SweepError
+from nexa_sdk.errors import ClusterError, InvalidInput, JobError, RunNotFound, SweepError
 from nexa_sdk.plan import Plan
 from nexa_sdk.predecessors import after_runs, check_alike
 from nexa_sdk.profiles import Profile, find_profile, profiles
@@ -297,8 +297,14 @@ def _shared_watcher(cluster: Cluster) -> Watcher:
     return _watchers[key]
 
 
-def attach(run_id: str) -> Run:
+def attach(run_id: str, *, cluster: Cluster | str | None = None) -> Run:
     """Find a run again, in any process; the beginning of its id is enough where it is clear.
+
+    Parameters
+    ----------
+    cluster : Cluster or str, optional
+        Where to look for its folder, if this machine's journal does not know it: it was launched on
+        another laptop, or the journal is gone.
 
     Raises
     ------
@@ -306,7 +312,15 @@ def attach(run_id: str) -> Run:
     """
     from nexa_sdk.journal import Journal
 
-    record = Journal().run(run_id)
+    try:
+        record = Journal().run(run_id)
+    except RunNotFound as error:
+        if cluster is None:
+            raise RunNotFound(f"{error}. If it was launched elsewhere: attach({run_id!r}, cluster=…) looks for its folder") from error
+        from nexa_sdk.finding import find_on
+
+        where = Cluster(cluster) if isinstance(cluster, str) else cluster
+        return where.run(find_on(where, run_id))
     return Cluster(record.cluster).run(record)
 
 

@@ -314,7 +314,7 @@ class Plan:
             )
             for n, (token, (first, trials)) in enumerate(zip(self.tokens, self.arrays, strict=True))
         ]
-        written = self.written()
+        written = {**self.written(), "digest": self.digest}
         cut = Predecessors(self.after, lambda run_id: self.cluster.run(journal.run(run_id))).cut(arrays)
         further = count(len(arrays))
         arrays = [array if array.token else replace(array, token=f"{self.id}-{next(further)}") for array, _ in cut]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from nexa_sdk.tasks import parse_tasks
 
-__all__ = ["UNSETTLED", "ArrayRecord", "RunRecord"]
+__all__ = ["UNSETTLED", "ArrayRecord", "RunRecord", "describe", "read_description"]
 
 UNSETTLED = ("intent", "unknown", "void")  # outcomes of what resuming looks up, and sends if it never arrived
 
@@ -93,3 +94,18 @@ class ArrayRecord:
     def args(self) -> tuple[str, ...]:
         """What its script is given: the trials, where they do not follow from its tasks."""
         return tuple(map(str, self.trials or ()))
+
+
+_DESCRIBED = ("token", "script", "first", "tasks", "at", "count", "pack", "trials", "options", "cause")
+
+
+def describe(array: ArrayRecord) -> bytes:
+    """Write down what an array is made of, for the run's folder: who has no journal of it reads it there."""
+    return json.dumps({name: getattr(array, name) for name in _DESCRIBED}).encode()
+
+
+def read_description(content: bytes, *, run: str, job_id: str | None) -> ArrayRecord:
+    """Read what :func:`describe` wrote."""
+    known = json.loads(content)
+    described = {name: known[name] for name in _DESCRIBED}
+    return ArrayRecord(run=run, outcome="unknown" if job_id is None else "submitted", job_id=job_id, sends=1, **described)

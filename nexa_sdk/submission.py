@@ -18,7 +18,7 @@ from nexa_sdk.errors import (
     SubmissionVoided,
     Unreachable,
 )
-from nexa_sdk.records import UNSETTLED
+from nexa_sdk.records import UNSETTLED, describe
 from nexa_sdk.scheduling.base import ArrayHandle, Dependency, Scheduler, Submission, Verdict
 
 if TYPE_CHECKING:
@@ -270,7 +270,8 @@ class Submitter:
             script=array.script,
             tasks=array.tasks,
             job=job,
-            files=ChainMap(secret_file, files),  # type: ignore[arg-type]  # a million rows are not copied
+            # a million rows are not copied
+            files=ChainMap(secret_file, {f"submitted/{array.token}.json": describe(array)}, files),  # type: ignore[arg-type]
             is_retry=script is None or f"#SBATCH --array={array.tasks}{throttle}\n".encode() not in script,
             send=send,
             args=array.args,

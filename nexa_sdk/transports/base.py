@@ -49,5 +49,9 @@ class Transport(ABC):
         """Return those of the named files of a folder that are there."""
 
     @abstractmethod
+    def list(self, folder: str) -> list[str]:
+        """Name what lies in a folder, in no order; nothing where there is no such folder."""
+
+    @abstractmethod
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files; one that is not there is no error."""

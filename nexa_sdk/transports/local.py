@@ -63,6 +63,13 @@ class LocalTransport(Transport):
                 found[name] = file.read()
         return found
 
+    def list(self, folder: str) -> list[str]:
+        """Name what lies in a folder; see the base class."""
+        try:
+            return os.listdir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files; one that is not there is no error."""
         for path in paths:

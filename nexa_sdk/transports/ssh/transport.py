@@ -34,6 +34,8 @@ while IFS= read -r name; do if [ -f "$name" ]; then printf '%s\\n' "$name"; fi; 
 
 _END = 'kill -TERM -- "-$1" && sleep 1 && kill -KILL -- "-$1"'
 
+_LIST = """cd -- "$1" 2> /dev/null || exit 0; for name in * .[!.]*; do [ ! -e "$name" ] || printf '%s\\0' "$name"; done"""
+
 _READ = """[ ! -e "$1" ] || exec tail -c "+$2" -- "$1" """
 
 # The environment of a login, where the cluster's commands are on PATH; a batch session's may lack them.
@@ -188,6 +190,11 @@ class SshTransport(Transport):
             return {}
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
             return {entry.name: file.read() for entry in archive if (file := archive.extractfile(entry)) is not None}
+
+    def list(self, folder: str) -> list[str]:
+        """Name what lies in a folder; see the base class."""
+        told = self._ask(["sh", "-c", _LIST, "nexa-list", folder])
+        return [name.decode(errors="surrogateescape") for name in told.split(b"\0") if name]
 
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files; one that is not there is no error."""
