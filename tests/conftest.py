@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tables
 
 from nexa_sdk import Cluster
 from nexa_sdk.journal import Journal
@@ -21,7 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=1, help="which points in time the tests of faults choose")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for found in terminalreporter.stats.values() for report in found if isinstance(report, pytest.TestReport)]
+    for table, told in tables.lines(reports).items():
+        terminalreporter.section(table)
+        for line in told:
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:  # where two processes share the tests, a file stays in one, and so does what plays its faults all at once
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "exactly_once" else str(item.path)))
     if not config.getoption("--full"):
         for item in items:
             if item.get_closest_marker("full"):

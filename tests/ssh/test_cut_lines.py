@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from loopback import Line, Loopback
+from tables import note_row
 
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.errors import ClusterError
@@ -129,8 +130,17 @@ def _until_it_answers(ask):
             time.sleep(0.5)
 
 
-def test_a_cut_loses_nothing_and_runs_nothing_twice(outcomes: dict[Cut, Future[Outcome]], cut: Cut) -> None:
+def test_a_cut_loses_nothing_and_runs_nothing_twice(outcomes: dict[Cut, Future[Outcome]], cut: Cut, request: pytest.FixtureRequest) -> None:
     outcome = outcomes[cut].result()
+    lost, twice = Counter(range(TRIALS)) - outcome.begun, outcome.begun - Counter(range(TRIALS))
+    numbers = {
+        "missed": not outcome.was_cut,
+        "raised": bool(outcome.said),
+        "logins": outcome.logins,
+        "lost": lost.total(),
+        "twice": twice.total(),
+    }
+    note_row(request.node, "cut lines", f"cut on its way {cut.direction}, closed for {cut.down_for:g} s", numbers)
     assert outcome.was_cut
     assert outcome.begun == Counter(range(TRIALS)), outcome
     assert outcome.states == ["COMPLETED"] * TRIALS, outcome

@@ -15,14 +15,14 @@ from disturbing import disturb
 from faults import ControllerFault
 from killing import play, undisturbed
 from points import KillPoint, Situation
-from verdict import Outcome, table
+from tables import note_row
+from verdict import Outcome
 
 from nexa_sdk.scheduling.slurm.sandbox import Sandbox, SandboxSpec, install_hint, missing_programs
 
 Point = KillPoint | ControllerFault
 
 SIDE_BY_SIDE = 5  # points that are played on a sandbox at once: they wait most of the time
-_told = pytest.StashKey[list[tuple[str, Outcome]]]()
 
 
 def _started(count: int) -> Iterator[list[Sandbox]]:
@@ -98,7 +98,7 @@ def own_box() -> Iterator[Sandbox]:
 @pytest.fixture
 def note(request: pytest.FixtureRequest) -> Callable[[Outcome], None]:
     """Note an outcome for the table."""
-    return lambda outcome: request.config.stash.setdefault(_told, []).append((outcome.kind, outcome))
+    return lambda outcome: note_row(request.node, "exactly once", outcome.kind, outcome.numbers())
 
 
 @pytest.fixture
@@ -113,11 +113,3 @@ def judged(request: pytest.FixtureRequest, note: Callable[[Outcome], None]) -> C
         return outcome
 
     return judge
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    told = config.stash.get(_told, [])
-    if told:
-        terminalreporter.section("exactly once")
-        for line in table(told):
-            terminalreporter.write_line(line)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stage import Stage
 
-__all__ = ["Outcome", "judge", "ran", "table"]
+__all__ = ["Outcome", "judge", "ran"]
 
 
 @dataclass
@@ -28,6 +28,20 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
     said: str = ""
     seconds: float = 0.0
+
+    def numbers(self) -> dict[str, float]:
+        """Return what the table sums up."""
+        return {
+            "missed": not self.was_killed,
+            "found": self.found,
+            "sent": self.sent,
+            "lost": len(self.lost),
+            "twice": len(self.twice),
+            "fenced": self.fenced,
+            "restarted": self.restarted,
+            "wrong": bool(self.wrong),
+            "seconds": self.seconds,
+        }
 
 
 def _lines(stage: Stage) -> list[list[str]]:
@@ -67,17 +81,3 @@ def judge(stage: Stage, outcome: Outcome, environment: Mapping[str, str], *, tim
         ).stdout
         named = {tuple(line.split()) for line in listed.splitlines() if line.startswith(records[0].id)}
         outcome.fenced = len(named) - len({token for token, _ in named})
-
-
-def table(outcomes: Sequence[tuple[str, Outcome]]) -> list[str]:
-    """Return the table: a line for each kind of fault."""
-    head = f"{'fault':34} {'points':>6} {'missed':>6} {'found':>6} {'sent':>6} {'lost':>5} {'twice':>6} {'fenced':>7} {'restarted':>9} {'wrong':>6} {'seconds':>8}"
-    rows = [head]
-    for kind in dict.fromkeys(kind for kind, _ in outcomes):
-        of = [outcome for other, outcome in outcomes if other == kind]
-        numbers = [sum(len(o.lost) for o in of), sum(len(o.twice) for o in of), sum(o.fenced for o in of), sum(bool(o.wrong) for o in of)]
-        rows.append(
-            f"{kind:34} {len(of):6} {sum(not o.was_killed for o in of):6} {sum(o.found for o in of):6} {sum(o.sent for o in of):6} "
-            f"{numbers[0]:5} {numbers[1]:6} {numbers[2]:7} {sum(o.restarted for o in of):9} {numbers[3]:6} {sum(o.seconds for o in of):8.0f}"
-        )
-    return rows
