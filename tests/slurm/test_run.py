@@ -232,6 +232,7 @@ def test_a_forgotten_job_is_known_by_accounting_and_by_its_records(slurm: Cluste
     wait_until(lambda: len(list(Path(run.folder, "tasks").glob("*.json"))) == 2)
     found = attach(run.id)
     found._scheduler.config()["AccountingStorageType"] = "accounting_storage/none"
+    found.wait(check=False, timeout=30)
     assert found.status()["exit_code"].tolist() == [0, 4]
     run.wait(check=False, timeout=30)
     assert attach(run.id).status()["state"].tolist() == ["COMPLETED", "FAILED"]

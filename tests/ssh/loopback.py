@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import shutil
 import socket
 import struct
@@ -46,7 +47,7 @@ class Loopback:
         (folder / "known").write_text(f"box {kind} {key}\n")
         (folder / "sshd_config").write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
-            f"StrictModes no\nPasswordAuthentication no\nUsePAM no\nMaxStartups 100\nPidFile {folder}/pid\n"
+            f"Subsystem sftp internal-sftp\nStrictModes no\nPasswordAuthentication no\nUsePAM no\nMaxStartups 100\nPidFile {folder}/pid\n"
             # bash that sshd starts reads ~/.bashrc unless it is told that it is not the first
             f"SetEnv SHLVL=5 {' '.join(f'{name}={value}' for name, value in environment.items())}\n"
         )
@@ -81,6 +82,12 @@ class Loopback:
 class Line:
     """A port that leads to another, until so many bytes have passed.
 
+    Parameters
+    ----------
+    port : int
+    delay : float
+        Seconds that every byte takes, in each direction.
+
     Attributes
     ----------
     passed : dict
@@ -89,7 +96,8 @@ class Line:
         How often it was cut.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, delay: float = 0.0) -> None:
+        self._delay = delay
         self.passed, self.cuts = {"up": 0, "down": 0}, 0
         self._to, self._limits, self._down_for, self._down_until = port, dict[str, int](), 0.0, 0.0
         self._lock = threading.Lock()
@@ -140,8 +148,34 @@ class Line:
             for end in (ours, theirs):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._pairs.append((ours, theirs))
-            threading.Thread(target=self._pump, args=(ours, theirs, "up"), daemon=True).start()
-            threading.Thread(target=self._pump, args=(theirs, ours, "down"), daemon=True).start()
+            for source, sink, direction in ((ours, theirs, "up"), (theirs, ours, "down")):
+                threading.Thread(target=self._pump, args=(source, self._delayed(sink), direction), daemon=True).start()
+
+    def _delayed(self, sink: socket.socket) -> socket.socket:
+        """Return what passes on to a socket after the delay."""
+        if not self._delay:
+            return sink
+        ours, theirs = socket.socketpair()
+        pieces: queue.Queue[tuple[float, bytes]] = queue.Queue()
+
+        def take() -> None:
+            piece = b"-"
+            while piece:
+                piece = theirs.recv(1 << 16)
+                pieces.put((time.monotonic() + self._delay, piece))
+
+        def give() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    due, piece = pieces.get()
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    if not piece:
+                        return sink.shutdown(socket.SHUT_WR)
+                    sink.sendall(piece)
+
+        for work in (take, give):
+            threading.Thread(target=work, daemon=True).start()
+        return ours
 
     def _pump(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from nexa_sdk.errors import ClusterError, HostKeyChanged, HostKeyUnknown, Invali
 from nexa_sdk.transports.ssh import host_keys
 from nexa_sdk.transports.ssh.address import Address
 from nexa_sdk.transports.ssh.config import SshSettings, resolve
-from nexa_sdk.transports.ssh.remote import COMMAND, Started, find_start
+from nexa_sdk.transports.ssh.remote import Started, find_start
 
 # ---- addresses -----------------------------------------------------------------------------------
 
@@ -168,23 +169,36 @@ def test_a_revoked_key_is_refused_though_it_is_known(settings: SshSettings) -> N
 # ---- commands ------------------------------------------------------------------------------------
 
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+PROGRAM = ["python3", "-c", "import os, sys; print(ascii([sys.argv[1:], os.environ.get('X'), sys.stdin.buffer.read()]))"]
 
 
-@given(argv=st.lists(WORDS, min_size=1, max_size=4), value=WORDS, rest=st.binary(max_size=200))
-def test_any_words_arrive_as_they_are_and_its_stdin_behind_them(argv: list[str], value: str, rest: bytes) -> None:
-    program = ["python3", "-c", "import os, sys; print(ascii([sys.argv[1:], os.environ.get('X'), sys.stdin.buffer.read()]))"]
-    started = Started([*program, *argv], {"X": value, "PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
-    done = subprocess.run(["sh", "-c", COMMAND], input=started.script + rest, capture_output=True, check=True)
+@given(argv=st.lists(WORDS, min_size=1, max_size=4), value=WORDS, rest=st.binary(max_size=200), is_long=st.booleans())
+def test_any_words_arrive_as_they_are_and_stdin_with_them(argv: list[str], value: str, rest: bytes, is_long: bool) -> None:
+    argv = [*argv, "x" * 40_000] if is_long else argv
+    started = Started([*PROGRAM, *argv], {"X": value, "PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
+    assert bool(started.stdin) == is_long
+    done = subprocess.run(["sh", "-c", started.command], input=started.stdin + rest, capture_output=True, check=True)
     start = find_start(started, done.stdout)
     assert start is not None
     assert eval(done.stdout[start[1] :]) == [argv, value, rest]
 
 
-def test_a_command_that_arrived_in_part_is_not_begun(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shell", ["sh", "bash", "zsh", "csh", "tcsh", "fish"])
+def test_whichever_login_shell_reads_it(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} here")
+    for long in ("", "x" * 40_000):
+        words = ["it's", "$HOME", "`id`", "a\nb", "!!", "\\", "*", "", long]
+        started = Started([*PROGRAM, *words], {"PATH": "/usr/local/bin:/usr/bin:/bin"})
+        done = subprocess.run([shell, "-c", started.command], input=started.stdin, capture_output=True, check=True)
+        start = find_start(started, done.stdout)
+        assert start is not None
+        assert eval(done.stdout[start[1] :]) == [words, None, b""]
+
+
+def test_a_long_command_that_arrived_in_part_is_not_begun(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    script = Started(["touch", str(mark)], None).script
-    for length in range(0, len(script) - 1, 7):
-        subprocess.run(["sh", "-c", COMMAND], input=script[:length], capture_output=True)
+    started = Started(["touch", str(mark), str(tmp_path / ("x" * 100))] + ["-c"] * 12_000, None)
+    for length in range(0, len(started.stdin) - 1, 4001):
+        subprocess.run(["sh", "-c", started.command], input=started.stdin[:length], capture_output=True)
         assert not mark.exists()
-    subprocess.run(["sh", "-c", COMMAND], input=script, capture_output=True, check=True)
-    assert mark.exists()

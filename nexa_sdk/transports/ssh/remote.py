@@ -1,25 +1,32 @@
-"""Commands as a remote shell reads them: from its stdin, to the last byte or not at all."""
+"""Commands as a remote shell reads them: whole, or not at all."""
 
 from __future__ import annotations
 
+import base64
 import re
 import uuid
 from collections.abc import Mapping, Sequence
 
-__all__ = ["COMMAND", "Started", "find_start", "render"]
+__all__ = ["Started", "find_start", "render"]
 
-# What sshd hands to the user's login shell, whichever that is: always this. The script comes by stdin
-# and ends with a NUL, so that one which a broken line cuts short is never begun; what follows the
-# NUL is the command's own stdin.
-COMMAND = """exec bash --norc -c 'IFS= read -r -d "" script && eval "$script"'"""
+LONGEST = 1 << 15  # bytes of a script that goes along with the request; the kernel takes arguments of 128 KiB
+
+# What sshd hands to the user's login shell, whichever that is: nothing in it means another thing to
+# csh or fish. A short script goes along, so that it needs no round trip of its own.
+_SHORT = """exec bash --norc -c 'eval "$(base64 -d <<< {script})"'"""
+# A long one comes by stdin and ends with a NUL: one that a broken line cuts short is never begun.
+_LONG = """exec bash --norc -c 'IFS= read -r -d "" script && eval "$script"'"""
 
 
 class Started:
-    """A command on its way: its script, and the mark by which its process is told.
+    """A command on its way.
 
     Attributes
     ----------
-    script : bytes
+    command : str
+        What sshd is asked to run.
+    stdin : bytes
+        What comes before the command's own stdin.
     mark : bytes
         What it prints first, with its process id behind: a login's own words come before.
     """
@@ -27,7 +34,10 @@ class Started:
     def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None) -> None:
         nonce = uuid.uuid4().hex
         self.mark = f"nexa-{nonce} ".encode()
-        self.script = f"printf 'nexa-%s %s\\n' {nonce} $$\n{render(argv, env)}\nexit\n".encode(errors="surrogateescape") + b"\0"
+        script = f"printf 'nexa-%s %s\\n' {nonce} $$\n{render(argv, env)}\nexit\n".encode(errors="surrogateescape")
+        is_short = len(script) <= LONGEST
+        self.command = _SHORT.format(script=base64.b64encode(script).decode()) if is_short else _LONG
+        self.stdin = b"" if is_short else script + b"\0"
 
 
 def render(argv: Sequence[str], env: Mapping[str, str] | None) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nexa_sdk.errors import ClusterNotFound, CommandFailed, CommandTimeout, ConnectionLost
 from nexa_sdk.transports.base import Completed, Transport
-from nexa_sdk.transports.ssh.remote import COMMAND, Started, find_start
+from nexa_sdk.transports.ssh.remote import Started, find_start
 
 if TYPE_CHECKING:
     import paramiko
@@ -83,7 +83,7 @@ class SshTransport(Transport):
         output, errors = bytearray(), bytearray()
         with self.connection.session(timeout=timeout) as channel:
             try:
-                self._begin(channel, started.script + stdin)
+                self._begin(channel, started, stdin)
                 for is_error, piece in self._pieces(channel, deadline):
                     (errors if is_error else output).extend(piece)
                 code = channel.recv_exit_status() if channel.exit_status_ready() else -1
@@ -101,7 +101,7 @@ class SshTransport(Transport):
             raise ClusterNotFound(f"{self.host} runs no commands, or has no bash: {words or f'exit status {code}'}")
         return code, bytes(output[start[1] :]), bytes(errors)
 
-    def _begin(self, channel: paramiko.Channel, content: bytes) -> None:
+    def _begin(self, channel: paramiko.Channel, started: Started, stdin: bytes = b"") -> None:
         """Ask for the command and send its stdin in one go: waiting for the answer in between costs a round trip."""
         import paramiko
 
@@ -110,8 +110,9 @@ class SshTransport(Transport):
         request.add_int(channel.remote_chanid)
         request.add_string("exec")
         request.add_boolean(True)
-        request.add_string(COMMAND)
+        request.add_string(started.command)
         channel.transport._send_user_message(request)  # type: ignore[union-attr]  # exec_command() waits
+        content = started.stdin + stdin
         if len(content) <= AT_ONCE:
             self._send(channel, content)
         else:
@@ -156,7 +157,7 @@ class SshTransport(Transport):
             return
         with contextlib.suppress(Exception), self.connection.session(timeout=5) as other:
             # sshd gives each command a session of its own: its process id is that of the group
-            self._begin(other, Started(["bash", "--norc", "-c", _END, "nexa-end", str(start[0])], None).script)
+            self._begin(other, Started(["bash", "--norc", "-c", _END, "nexa-end", str(start[0])], None))
             for _ in self._pieces(other, time.monotonic() + 5):
                 pass
 
