@@ -1,4 +1,4 @@
-"""Hosts behind SSH."""
+"""Hosts behind SSH: an sshd on the session's own Slurm, and hosts that are machines of their own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hosts import Host, Hosts, HostSpec, missing
 from loopback import Line, Loopback
 
 from nexa_sdk import Cluster
+from nexa_sdk.scheduling.slurm.sandbox import SandboxSpec, install_hint, missing_programs
+
+CODE = "123456"
+SLURM = SandboxSpec(nodes=2, gpus_per_node=2)
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +44,62 @@ def line(box: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
 def remote(line: Line, tmp_path: Path) -> Cluster:
     """Return the Slurm at the other end of that line."""
     return Cluster(f"ssh://127.0.0.1:{line.port}", runs=tmp_path / "remote")
+
+
+@pytest.fixture(scope="session")
+def all_hosts() -> Iterator[Hosts]:
+    """Start login, gpu1, gpu2 and jump for the session; others are added when a test first asks for them."""
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    with Hosts("login", "gpu1", "gpu2", "jump") as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def hosts(all_hosts: Hosts) -> Iterator[Hosts]:
+    """Return the session's hosts; whatever the test does to them is undone."""
+    yield all_hosts
+    for host in all_hosts:
+        host.restore()
+
+
+@pytest.fixture
+def ssh(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a client's configuration of the test's own, by which login, gpu1, gpu2 and jump are known; Nexa uses it too."""
+    config = hosts.write_client(tmp_path / "ssh")
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(config))
+    return config
+
+
+@pytest.fixture(scope="session")
+def slurm_login(all_hosts: Hosts) -> Host:
+    """Return the host login, with a real Slurm on it."""
+    _need_slurm()
+    all_hosts["login"].start_slurm(SLURM)
+    return all_hosts["login"]
+
+
+@pytest.fixture(scope="session")
+def guarded(all_hosts: Hosts) -> Host:
+    """Return a host that asks for a one-time code after the key: ask for it before `ssh`."""
+    return all_hosts.add(HostSpec(name="guarded", code=CODE))
+
+
+@pytest.fixture(scope="session")
+def inner(all_hosts: Hosts) -> Host:
+    """Return a host to which the way goes through jump: ask for it before `ssh`."""
+    return all_hosts.add(HostSpec(name="inner", via="jump"))
+
+
+@pytest.fixture(scope="session")
+def bare(all_hosts: Hosts) -> Host:
+    """Return a host without Python, with a Slurm that only login shells find: ask for it before `ssh`."""
+    _need_slurm()
+    slurm = SandboxSpec(nodes=1, gpus_per_node=0, accounting=False)
+    return all_hosts.add(HostSpec(name="bare", slurm=slurm, hidden_slurm=True, without_python=True))
+
+
+def _need_slurm() -> None:
+    if missing_programs():
+        pytest.skip(f"no Slurm here; get it by: {install_hint()}")
