@@ -380,6 +380,7 @@ class Host:
         (etc / "pam.d/sshd").write_text(
             "auth required pam_echo.so file=/etc/ssh/question\n"
             "auth required pam_exec.so quiet expose_authtok /etc/ssh/check-code\n"
+            "auth required pam_permit.so\n"
             "account required pam_permit.so\n"
             "session required pam_permit.so\n"
         )
