@@ -79,6 +79,14 @@ class Daemon:
         """Return the ids of all its live processes, also of one that has not written its pid file yet."""
         return [pid for pid in _all_processes() if _is_alive(pid) and self._is(pid)]
 
+    def is_gone(self) -> bool:
+        """Whether there is no process of it.
+
+        One that goes to the background can be missed: the parent ends before it is looked at, and its child
+        began after the list was made. So what was not found is looked for again.
+        """
+        return not any(self.processes() for _ in range(3))
+
     def _is(self, pid: int) -> bool:
         command = _read(pid, "cmdline")
         names = {Path(word).name for word in command[:2]}  # a script's name comes after its shell's

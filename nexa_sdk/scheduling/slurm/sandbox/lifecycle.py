@@ -219,7 +219,7 @@ class Sandbox:
         daemon.pid_file.unlink(missing_ok=True)
         self._run(daemon, daemon_command(daemon.name, self.folder))
         wait_until(lambda: bool(daemon.processes()), seconds=1)
-        wait_until(lambda: daemon.pid() is not None or not daemon.processes(), seconds=_READY)
+        wait_until(lambda: daemon.pid() is not None or daemon.is_gone(), seconds=_READY)
         is_ready = self._questions().get(daemon.name, lambda: True)
         answered = wait_until(lambda: daemon.pid() is None or is_ready(), seconds=_READY)
         if not answered or daemon.pid() is None:
