@@ -1,0 +1,272 @@
+"""The main job through a login node, over a line that can be cut."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from loopback import Line
+
+from nexa_sdk import Cluster, Sweep, attach
+from nexa_sdk.errors import (
+    ClusterNotFound,
+    CommandTimeout,
+    ConnectionLost,
+    HostKeyChanged,
+    HostKeyUnknown,
+    InvalidInput,
+    LoginFailed,
+    Unreachable,
+)
+from nexa_sdk.transports.ssh.transport import SshTransport
+
+PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note the programs that are run at the other end."""
+    run, noted = SshTransport._run, []
+
+    def noting(self: SshTransport, argv, **options):
+        noted.append(argv[0])
+        return run(self, argv, **options)
+
+    monkeypatch.setattr(SshTransport, "_run", noting)
+    return noted
+
+
+# ---- the main job --------------------------------------------------------------------------------
+
+
+def test_the_main_job(remote: Cluster, tmp_path: Path) -> None:
+    code = 'echo "hello $x"; echo "{\\"got\\": $x}" >> "$NEXA_RESULTS"; [ "$x" != 3 ] || [ -e mended ]'
+    run = remote.launch(Sweep(["sh", "-c", code], {"x": [1, 2, 3]}, style="env"), time="0:05:00", workdir=tmp_path)
+    run.wait(check=False, timeout=60, progress=False)
+    assert run.folder.startswith(str(tmp_path / "remote"))
+    assert run.status()["state"].tolist() == ["COMPLETED", "COMPLETED", "FAILED"]
+    assert run.results()["got"].tolist() == [1, 2, 3]
+    assert str(run.logs(1)) == "hello 2\n"
+    (tmp_path / "mended").touch()
+    run.retry().wait(timeout=60, progress=False)
+    assert len(run.attempts()) == 4
+    again = remote.launch(Sweep(["sh", "-c", code], {"x": [1, 2, 3]}, style="env"), time="0:05:00", workdir=tmp_path)
+    assert again.id == run.id
+
+
+def test_cancelling(remote: Cluster, tmp_path: Path) -> None:
+    run = remote.launch(Sweep(["sleep", "60"], {"x": [1, 2]}, style="env"), time="0:05:00", workdir=tmp_path)
+    run.cancel(1)
+    wait_until(lambda: run.status()["state"][1] == "CANCELLED")
+    assert run.status()["state"][0] in ("PENDING", "RUNNING")
+    run.cancel()
+    wait_until(lambda: run.is_finished or (not run.try_refresh() and run.is_finished))
+
+
+def test_secrets_reach_the_trials_and_no_argument_list(remote: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "s3cret")
+    run = remote.launch(Sweep(["sh", "-c", "echo ${#TOKEN}"]), time="0:05:00", workdir=tmp_path, secrets=["TOKEN"])
+    run.wait(timeout=60, progress=False)
+    assert str(run.logs(0)) == "6\n"
+    assert not list(Path(run.folder, "secrets").iterdir())
+
+
+def test_a_launch_takes_two_commands_and_a_poll_of_what_waits_one(remote: Cluster, tmp_path: Path, commands: list[str]) -> None:
+    plan = remote.plan(Sweep(["true"], {"n": list(range(2500))}, style="env"), time="0:05:00", workdir=tmp_path, options={"hold": True})
+    remote.scheduler.checks(plan.job, folder=plan.folder, tasks=plan.task_count)  # what is asked once
+    commands.clear()
+    run = plan.submit()
+    assert len(commands) <= 2 + (len(plan.arrays) - 1)
+    run.refresh()
+    commands.clear()
+    run.refresh()
+    assert commands == ["squeue"]
+    run.cancel()
+
+
+def test_another_laptop_finds_the_run(remote: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = remote.launch(Sweep(["sleep", "2"], {"x": [1, 2]}, style="env"), time="0:05:00", workdir=tmp_path)
+    monkeypatch.setenv("NEXA_HOME", str(tmp_path / "another"))
+    found = attach(run.id, cluster=Cluster(remote.url, runs=tmp_path / "remote"))
+    found.wait(timeout=60, progress=False)
+    assert found.status()["state"].tolist() == ["COMPLETED"] * 2
+
+
+# ---- the line ------------------------------------------------------------------------------------
+
+
+def test_a_line_that_went_is_opened_again(remote: Cluster, line: Line) -> None:
+    transport = remote.transport
+    assert transport.run(["echo", "1"], env=PATH, timeout=10).stdout == "1\n"
+    line.cut()
+    assert transport.run(["echo", "2"], env=PATH, timeout=10).stdout == "2\n"
+    assert transport.connection.logins == 2
+
+
+def test_a_line_that_goes_while_a_command_runs_is_an_error_of_its_own(remote: Cluster, line: Line) -> None:
+    remote.transport.run(["true"], env=PATH, timeout=10)
+    threading.Timer(0.5, line.cut).start()
+    with pytest.raises(ConnectionLost, match="it may go on, or have been done"):
+        remote.transport.run(["sleep", "30"], env=PATH, timeout=20)
+
+
+def test_who_is_not_there_is_said_with_the_time_since_when(remote: Cluster, line: Line) -> None:
+    remote.transport.run(["true"], env=PATH, timeout=10)
+    line.close()
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1 is not reachable since \d\d:\d\d:\d\d: ") as first:
+        remote.transport.run(["true"], env=PATH, timeout=10)
+    time.sleep(1.1)
+    with pytest.raises(Unreachable) as second:
+        remote.transport.run(["true"], env=PATH, timeout=10)
+    assert str(first.value).split(": ")[0] == str(second.value).split(": ")[0]
+
+
+def test_a_waiting_run_outlives_cuts_and_so_does_a_log(
+    remote: Cluster, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.5; done"
+    run = remote.launch(Sweep(["sh", "-c", code]), time="0:05:00", workdir=tmp_path)
+    wait_until(lambda: str(run.logs(0)).startswith("line 1"))
+    cutting = [threading.Timer(seconds, line.cut) for seconds in (0.3, 1.1, 1.9)]
+    for timer in cutting:
+        timer.start()
+    run.logs(0, follow=True)
+    for timer in cutting:
+        timer.join()
+    assert capsys.readouterr().out == "".join(f"line {n}\n" for n in range(1, 9))
+    run.wait(timeout=30, progress=False)
+
+
+def test_what_takes_too_long_is_ended_at_the_other_end(remote: Cluster, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with pytest.raises(CommandTimeout, match="did not answer within 1 seconds"):
+        remote.transport.run(["sh", "-c", f"sleep 3; touch {mark}"], env=PATH, timeout=1)
+    time.sleep(3)
+    assert not mark.exists()
+
+
+def test_a_hundred_at_once_share_one_login_and_ten_sessions(remote: Cluster) -> None:
+    with ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(lambda n: remote.transport.run(["echo", str(n)], env=PATH, timeout=60).stdout, range(100)))
+    assert answers == [f"{n}\n" for n in range(100)]
+    assert remote.transport.connection.logins == 1
+
+
+def test_a_machine_that_slept_does_not_trust_its_line(remote: Cluster) -> None:
+    connection = remote.transport.connection
+    slept = 0.0
+    connection._suspended = lambda: slept
+    remote.transport.run(["true"], env=PATH, timeout=10)
+    asked: list[object] = []
+    connection.check = lambda transport: asked.append(transport) or transport.close()  # nobody answers any more
+    remote.transport.run(["true"], env=PATH, timeout=10)
+    assert not asked
+    slept = 3600.0
+    remote.transport.run(["true"], env=PATH, timeout=10)
+    assert len(asked) == 1
+    assert connection.logins == 2
+
+
+def test_large_input_and_output(remote: Cluster) -> None:
+    content = bytes(range(256)) * 20_000
+    code, output, errors = remote.transport._run(["tee", "/dev/stderr"], env=PATH, stdin=content, timeout=60)
+    assert (code, output, errors) == (0, content, content)
+
+
+def test_files(remote: Cluster, tmp_path: Path) -> None:
+    names = ["a b", "ü'\"$(x)", "-rf", "plain"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 3)
+    transport = remote.transport
+    assert transport.read_many(str(tmp_path), [*names, "none"]) == {name: name.encode() * 3 for name in names}
+    assert transport.read(str(tmp_path / "plain"), offset=5) == b"plainplain"
+    assert transport.read(str(tmp_path / "none")) == b""
+    assert set(names) <= set(transport.list(str(tmp_path)))
+    assert transport.list(str(tmp_path / "none")) == []
+    transport.remove([str(tmp_path / name) for name in [*names, "none"]])
+    assert not set(names) & set(transport.list(str(tmp_path)))
+
+
+# ---- who may in ----------------------------------------------------------------------------------
+
+
+def test_an_unknown_host_is_trusted_by_its_fingerprint_alone(box, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "ssh_config"
+    config.write_text(
+        f"Host *\n  UserKnownHostsFile {tmp_path}/known\n{box.config.read_text().replace(f'{box.folder}/known', f'{tmp_path}/known')}"
+    )
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(config))
+    cluster = Cluster(f"ssh://127.0.0.1:{line.port}")
+    with pytest.raises(HostKeyUnknown) as caught:
+        cluster.limits  # noqa: B018
+        cluster.transport.run(["true"], env=PATH, timeout=10)
+    with pytest.raises(InvalidInput, match="nothing was accepted"):
+        Cluster.trust(cluster.url, "SHA256:" + "A" * 43)
+    Cluster.trust(cluster.url, caught.value.fingerprint)
+    cluster.transport.run(["true"], env=PATH, timeout=10)
+    (tmp_path / "known").write_text((tmp_path / "known").read_text().replace("AAAAC3", "AAAAC3")[:-6] + "AAAAA\n")
+    cluster.transport.connection.close()
+    with pytest.raises(HostKeyChanged, match="HAS CHANGED"):
+        cluster.transport.run(["true"], env=PATH, timeout=10)
+
+
+def test_a_key_with_a_passphrase_is_asked_for_once(box, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    key = tmp_path / "locked"
+    subprocess.run(["cp", box.folder / "id", key], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", key], check=True)
+    config = tmp_path / "ssh_config"
+    config.write_text(box.config.read_text().replace(f"{box.folder}/id", str(key)))
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(config))
+    transport = Cluster(f"ssh://127.0.0.1:{line.port}").transport
+    with pytest.raises(LoginFailed, match="Passphrase of"):  # there is no terminal here
+        transport.run(["true"], env=PATH, timeout=10)
+    questions: list[str] = []
+    answers = iter(["wrong", "open sesame"])
+    transport.connection._login._ask = lambda question, **_: questions.append(question) or next(answers)
+    transport.run(["true"], env=PATH, timeout=10)
+    line.cut()
+    transport.run(["true"], env=PATH, timeout=10)
+    assert questions == [f"Passphrase of {key}: "] * 2
+
+
+def test_who_has_no_key_is_told_what_was_tried(box, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "ssh_config"
+    config.write_text(box.config.read_text().replace(f"{box.folder}/id", "/nonexistent/key"))
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(config))
+    with pytest.raises(LoginFailed, match=r"it takes publickey; tried publickey.*/nonexistent/key"):
+        Cluster(f"ssh://127.0.0.1:{line.port}").transport.run(["true"], env=PATH, timeout=10)
+
+
+def test_jump_hosts_and_a_proxy_command(box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "ssh_config"
+    text = box.config.read_text().replace("Match host box,127.0.0.1", "Match host box,127.0.0.1,one,two,far,by-command")
+    same = f"  HostName 127.0.0.1\n  Port {box.port}\n"
+    config.write_text(
+        f"Host one\n{same}Host two\n{same}Host far\n{same}  ProxyJump one,two\nHost by-command\n{same}  ProxyCommand nc %h %p\n{text}"
+    )
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(config))
+    assert Cluster("ssh://far").transport.run(["echo", "far"], env=PATH, timeout=10).stdout == "far\n"
+    import shutil
+
+    if shutil.which("nc"):
+        assert Cluster("ssh://by-command").transport.run(["echo", "by"], env=PATH, timeout=10).stdout == "by\n"
+
+
+def test_where_there_is_no_slurm_nothing_runs(remote: Cluster, tmp_path: Path) -> None:
+    remote.transport._environment = {"HOME": str(tmp_path), "PATH": str(tmp_path)}
+    with pytest.raises(ClusterNotFound, match="no Slurm"):
+        remote.launch(Sweep(["touch", str(tmp_path / "ran")]), time="0:05:00", workdir=tmp_path)
+    assert not (tmp_path / "ran").exists()
