@@ -122,6 +122,8 @@ class Line:
             self._cut()
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # else who waits for a caller gets one more
         self._listener.close()
         self.cut()
 
@@ -132,7 +134,7 @@ class Line:
                 with contextlib.suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     end.shutdown(socket.SHUT_RDWR)
-                    end.close()
+                end.close()
         self._pairs = []
 
     def _accept(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -131,8 +132,8 @@ class Login:
         if name in self._decrypted:
             return self._decrypted[name], False
         try:
-            return paramiko.PKey.from_path(name), False
-        except (paramiko.PasswordRequiredException, TypeError):
+            return _read_key(name, None), False
+        except paramiko.PasswordRequiredException:
             return None, True
         except (ValueError, paramiko.SSHException, OSError):  # a kind that only the agent can use, say a hardware key's
             return None, False
@@ -143,7 +144,7 @@ class Login:
         for _ in range(ATTEMPTS):
             passphrase = self._ask(f"Passphrase of {name}: ")
             try:
-                self._decrypted[name] = paramiko.PKey.from_path(name, passphrase)
+                self._decrypted[name] = _read_key(name, passphrase)
             except (ValueError, paramiko.SSHException):
                 continue
             return self._decrypted[name]
@@ -153,10 +154,8 @@ class Login:
         import paramiko
 
         for name in self._settings.certificate_files:
-            try:
+            with contextlib.suppress(ValueError, paramiko.SSHException, OSError):  # another key's
                 key.load_certificate(name)
-            except (ValueError, paramiko.SSHException, OSError):  # another key's
-                continue
         return key
 
     def _by_questions(self, transport: paramiko.Transport) -> Sequence[str] | None:
@@ -191,6 +190,26 @@ class Login:
                 if not transport.is_active():
                     return None
         return None
+
+
+def _read_key(name: str, passphrase: str | None) -> paramiko.PKey:
+    """Read a key of whichever kind, with the certificate that lies beside it."""
+    import paramiko
+
+    problem: Exception | None = None
+    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        try:
+            key = kind.from_private_key_file(name, passphrase)
+        except paramiko.PasswordRequiredException:
+            raise
+        except (ValueError, paramiko.SSHException) as error:  # another kind, or another passphrase
+            problem = error
+            continue
+        if Path(f"{name}-cert.pub").is_file():
+            key.load_certificate(f"{name}-cert.pub")
+        return key
+    assert problem is not None
+    raise problem
 
 
 def _public(name: str) -> str:

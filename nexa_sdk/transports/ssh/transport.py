@@ -29,7 +29,7 @@ _EXEC = 98  # SSH_MSG_CHANNEL_REQUEST
 # Names by stdin, those that are there as a tar: one command for any number of files.
 _READ_MANY = """
 cd -- "$1" 2> /dev/null || exit 0
-while IFS= read -r name; do if [ -f "$name" ]; then printf '%s\\n' "$name"; fi; done | tar -czf - -T -
+while IFS= read -r name; do if [ -f "./$name" ]; then printf './%s\\n' "$name"; fi; done | tar -czf - -T -
 """
 
 _END = 'kill -TERM -- "-$1" && sleep 1 && kill -KILL -- "-$1"'
@@ -190,7 +190,7 @@ class SshTransport(Transport):
         if not packed:
             return {}
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
-            return {entry.name: file.read() for entry in archive if (file := archive.extractfile(entry)) is not None}
+            return {entry.name.removeprefix("./"): file.read() for entry in archive if (file := archive.extractfile(entry)) is not None}
 
     def list(self, folder: str) -> list[str]:
         """Name what lies in a folder; see the base class."""
