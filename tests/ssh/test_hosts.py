@@ -50,12 +50,9 @@ def test_hosts_reach_each_other_by_name(run: Run) -> None:
     assert "SSH-2.0" in run("gpu1", "exec 3<>/dev/tcp/gpu2/22; head -1 <&3").stdout
 
 
-def test_three_hosts_start_in_two_seconds() -> None:
-    begun = time.monotonic()
+def test_hosts_leave_nothing_behind() -> None:
     with Hosts("a", "b", "c") as hosts:
-        took = time.monotonic() - begun
         folder = hosts.folder
-    assert took < 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     assert not folder.exists()
 
 

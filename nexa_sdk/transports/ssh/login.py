@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,21 +163,38 @@ class Login:
     def _by_questions(self, transport: paramiko.Transport) -> Sequence[str] | None:
         import paramiko
 
-        def answer(title: str, instructions: str, questions: Sequence[tuple[str, bool]]) -> list[str]:
-            answers = []
-            for question, shown in questions:
-                self.was_asked = True
-                words = [title.strip(), instructions.strip(), question.strip()]
-                answers.append(self._ask(f"{self._settings.address.host}: {' '.join(filter(None, words))} ", shown=shown))
-            return answers
-
         for _ in range(ATTEMPTS):
             try:
-                return transport.auth_interactive(self._settings.user, answer)
+                return self._answer(transport)
             except paramiko.AuthenticationException:
                 if not self.was_asked or not transport.is_active():
                     return None
         return None
+
+    def _answer(self, transport: paramiko.Transport) -> Sequence[str]:
+        """Answer what the host asks, in the thread that logs in: only there a person can be asked, and paramiko asks in its own."""
+        asked: queue.Queue[tuple[str, Sequence[tuple[str, bool]]] | None] = queue.Queue()
+        answered: queue.Queue[list[str]] = queue.Queue()
+
+        def hand_over(title: str, instructions: str, questions: Sequence[tuple[str, bool]]) -> list[str]:
+            asked.put((" ".join(filter(None, (title.strip(), instructions.strip()))), questions))
+            return answered.get()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="nexa-ssh-login") as pool:
+            future = pool.submit(transport.auth_interactive, self._settings.user, hand_over)
+            future.add_done_callback(lambda _: asked.put(None))
+            try:
+                while (item := asked.get()) is not None:
+                    answered.put([self._put(item[0], question.strip(), shown=shown) for question, shown in item[1]])
+            except BaseException:
+                transport.close()
+                answered.put([])
+                raise
+            return future.result()
+
+    def _put(self, words: str, question: str, *, shown: bool) -> str:
+        self.was_asked = True
+        return self._ask(f"{self._settings.address.host}: {' '.join(filter(None, (words, question)))} ", shown=shown)
 
     def _by_password(self, transport: paramiko.Transport) -> Sequence[str] | None:
         import paramiko
