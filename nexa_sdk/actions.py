@@ -299,6 +299,7 @@ class Actions:
             folder=self._run.folder,
             job=self._run.job,
             is_kept=lambda token: self._keepers is not None and self._keepers.follows(token),
+            code=self._run.plan.get("snapshot"),
         )
 
     @property

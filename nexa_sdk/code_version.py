@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CodeVersion", "code_version"]
+__all__ = ["CodeVersion", "code_version", "git_version"]
 
 # What a program is made of. Notebooks and data change with every run and are left out, unless the
 # command names them.
@@ -63,7 +63,7 @@ def code_version(workdir: Path, command: Sequence[str]) -> CodeVersion:
     for path in [*named, *_sources(workdir)]:
         digest.update(os.fsencode(path.relative_to(workdir) if path.is_relative_to(workdir) else path) + b"\0")
         digest.update(_content(path))
-    commit, is_dirty = _git(workdir)
+    commit, is_dirty = git_version(workdir)
     return CodeVersion(digest.hexdigest(), commit, is_dirty)
 
 
@@ -91,7 +91,8 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def _git(workdir: Path) -> tuple[str | None, bool]:
+def git_version(workdir: Path) -> tuple[str | None, bool]:
+    """Return the commit of git, and whether files differ from it."""
     try:
         commit = _ask_git(workdir, "rev-parse", "HEAD").strip()
         return commit, bool(_ask_git(workdir, "status", "--porcelain").strip())

@@ -16,7 +16,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from nexa_sdk.errors import ClusterError, PreflightFailed, SubmissionRejected, SubmissionUnknown, SweepError
+from nexa_sdk.code_records import code_checks, code_records
+from nexa_sdk.errors import ClusterError, JobError, PreflightFailed, SubmissionRejected, SubmissionUnknown, SweepError
 from nexa_sdk.keepers import Orders
 from nexa_sdk.predecessors import AfterRun, Predecessors, read_after
 from nexa_sdk.program_checks import program_checks
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from nexa_sdk.cost_report import CostReport
     from nexa_sdk.job import Job
     from nexa_sdk.journal import Journal
+    from nexa_sdk.project_files import Project
     from nexa_sdk.records import RunRecord
     from nexa_sdk.run import Run
+    from nexa_sdk.snapshots import Snapshot
     from nexa_sdk.sweep import Sweep
     from nexa_sdk.transports.base import Transport
 
@@ -96,6 +99,7 @@ class Plan:
         self.job = job
         self.cluster = cluster
         here = cluster.transport.is_here
+        self.project: Project | None = None  # whose code goes with it, where the cluster does not see this machine's
         self.limits = limits
         self.is_rolling = job.rolling is not None and cluster.scheduler.holds_queue
         tasks = min(limits.array_size, job.rolling_tasks or limits.array_size) if self.is_rolling else limits.array_size
@@ -106,7 +110,7 @@ class Plan:
         if recalled is None:
             self.id = f"{sweep.name}-{uuid.uuid4().hex[:8]}"
             self.folder = f"{cluster.runs_folder.rstrip('/')}/{self.id}"
-            self.workdir = os.path.abspath(os.path.expanduser(job.workdir or ".")) if here else str(job.workdir or ".")
+            self.workdir = os.path.abspath(os.path.expanduser(job.workdir or ".")) if here else self._remote_workdir()
             self.python_folder = _python_folder(job, here)
         else:
             self.id, self.folder, self.workdir = recalled["id"], recalled["folder"], recalled["workdir"]
@@ -120,6 +124,30 @@ class Plan:
             raise SweepError("after= can't go with rolling=: the later arrays would not know what they wait for; leave one out")
         self.arrays = _Chunks(total, size, ahead)
         self.scripts: Sequence[str] = _Scripts(self)
+
+    def _remote_workdir(self) -> str:
+        """Choose where the program runs on a cluster that does not see this machine's files: in a copy of the project there."""
+        from nexa_sdk.project_files import Project, find_root
+
+        if self.job.workdir is not None:
+            given = str(self.job.workdir)
+            home = self.cluster.transport.environment().get("HOME", "/") if given.startswith("~/") else ""
+            if not given.startswith(("/", "~/")):
+                raise JobError(
+                    f"workdir={given!r}: give the whole path of a folder on {self.cluster.url}, or none, and the project goes along"
+                )
+            return f"{home}{given[1:]}" if home else given
+        root = find_root()
+        self.project = Project(root)
+        inside = Path.cwd().relative_to(root).as_posix()
+        return f"{self.folder}/code" + (f"/{inside}" if inside != "." else "")
+
+    @cached_property
+    def snapshot(self) -> Snapshot | None:
+        """The code that goes to the cluster with it; None where the cluster sees this machine's files, or workdir= names a folder there."""
+        from nexa_sdk.snapshots import Snapshot
+
+        return Snapshot(self.project, self.cluster.transport, self.cluster.runs_folder) if self.project is not None else None
 
     @classmethod
     def recall(cls, written: dict[str, Any], cluster: Where) -> Plan:
@@ -259,6 +287,8 @@ class Plan:
 
     def local_checks(self) -> list[Check]:
         """Look at what this machine knows: program, script and working directory. No cluster is asked."""
+        if self.project is not None:
+            return list(code_checks(self.sweep, self.project))
         if not self.cluster.transport.is_here:
             return []
         return list(program_checks(self.sweep, self.job, workdir=Path(self.workdir), python_folder=self.python_folder))
@@ -315,6 +345,9 @@ class Plan:
             for n, (token, (first, trials)) in enumerate(zip(self.tokens, self.arrays, strict=True))
         ]
         written = {**self.written(), "digest": self.digest}
+        if self.snapshot is not None:
+            self.snapshot.send()
+            written["snapshot"] = self.snapshot.tree
         cut = Predecessors(self.after, lambda run_id: self.cluster.run(journal.run(run_id))).cut(arrays)
         further = count(len(arrays))
         arrays = [array if array.token else replace(array, token=f"{self.id}-{next(further)}") for array, _ in cut]
@@ -332,6 +365,7 @@ class Plan:
                 folder=self.folder,
                 job=self.job,
                 is_kept=lambda _: self.job.is_kept,
+                code=written.get("snapshot"),
             )
             submitter.submit(arrays, files=files, secrets=secrets, dependencies=dependencies)
             return self.cluster.run(record)
@@ -345,6 +379,8 @@ class Plan:
 
         scripts = {token: {f"job-{n}.sbatch": self.scripts[n].encode()} for n, token in enumerate(self.tokens)}
         scripts[self.tokens[0]]["plan.json"] = to_json(written if written is not None else self.written()).encode()
+        if self.project is not None:
+            scripts[self.tokens[0]] |= code_records(self.project, asdict(self.code))
         if self.keeper is not None:
             orders = Orders(rules=self.job.retry, ladder=self.ladder, is_rolling=self.is_rolling, arrays=self._scripts_and_trials())
             scripts[self.tokens[0]] |= {"keeper.sbatch": self.keeper.encode(), "keeper.json": orders.written()}
@@ -398,8 +434,12 @@ class Plan:
     @cached_property
     def code(self) -> CodeVersion:
         """Which code the working directory holds."""
-        from nexa_sdk.code_version import code_version
+        from nexa_sdk.code_version import CodeVersion, code_version, git_version
 
+        if self.project is not None:
+            return CodeVersion(self.project.digest, *git_version(self.project.root))
+        if not self.cluster.transport.is_here:
+            return CodeVersion("", None, is_dirty=False)  # it lies on the cluster, and may change there
         return code_version(Path(self.workdir), [*self.sweep.command, *_texts(self.sweep)])
 
     @cached_property

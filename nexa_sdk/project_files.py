@@ -243,7 +243,7 @@ class Project:
     @cached_property
     def size(self) -> int:
         """The bytes of all files."""
-        return sum(size for *_, size in self._contents)
+        return sum(size for *_, size in self.contents)
 
     @cached_property
     def digest(self) -> str:
@@ -255,12 +255,12 @@ class Project:
             For a file that can't be read.
         """
         digest = hashlib.sha256()
-        for name, kind, content, _ in self._contents:
+        for name, kind, content, _ in self.contents:
             digest.update(b"%d %s %b%b" % (len(name), kind, name, content))
         return digest.hexdigest()
 
     @cached_property
-    def _contents(self) -> list[tuple[bytes, bytes, bytes, int]]:
+    def contents(self) -> list[tuple[bytes, bytes, bytes, int]]:
         """Name, kind, hash and size of each file."""
         root = os.fsencode(self.root)
         cache = _Hashes(os.fsdecode(root))

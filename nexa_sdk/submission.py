@@ -47,6 +47,8 @@ class Submitter:
         What was planned; an array's own options come on top.
     is_kept : callable
         Whether an array, by its token, has a keeper.
+    code : str, optional
+        Where a snapshot of its code lies on the cluster.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class Submitter:
         folder: str,
         job: Job,
         is_kept: Callable[[str], bool] = lambda _: False,
+        code: str | None = None,
     ) -> None:
+        self._code = code
         self._is_kept = is_kept
         self._scheduler = scheduler
         self._transport = transport
@@ -278,6 +282,7 @@ class Submitter:
             options=[option for option in job.directives() if option not in planned] if array.options else [],
             dependencies=dependencies,
             is_kept=self._is_kept(array.token),
+            code=self._code,
         )
 
     def _after_canary(self, array: ArrayRecord, done: Sequence[ArrayRecord]) -> list[Dependency]:

@@ -85,6 +85,8 @@ class Submission:
         What sbatch is told otherwise than by the script, by long names: `job` has it as well.
     dependencies : sequence of Dependency
         What is to happen first.
+    code : str, optional
+        Where a snapshot of the code lies, of which the run gets links of its own.
     is_kept : bool
         Whether a keeper is to look after it when it has ended: it runs trials again by the rules of
         the launch, and sends the next array of a rolling submission.
@@ -102,6 +104,7 @@ class Submission:
     options: Sequence[tuple[str, str | None]] = ()
     dependencies: Sequence[Dependency] = ()
     is_kept: bool = False
+    code: str | None = None
 
 
 @dataclass(frozen=True)

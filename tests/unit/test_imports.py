@@ -92,7 +92,7 @@ FLOORS = [
     "errors states retry values variables command_line written distributions space passing sweep walltime tasks records job cost_report settings display yaml_lines definition",
     "transports journal journal_file code_version project_files",  # how a command reaches a machine; what was submitted
     "scheduling containers monitoring provisioning",  # four wings; none imports another
-    "plan program_checks cluster profiles finding run actions retrying keepers keeping attempts task_records waiting submission predecessors job_secrets tables container",  # objects that act, and what a run is made of
+    "plan program_checks cluster profiles finding snapshots code_records run actions retrying keepers keeping attempts task_records waiting submission predecessors job_secrets tables container",  # objects that act, and what a run is made of
     "operations",  # the specification's functions, thin over the objects
     "verbs",  # what %nexa and the console command share
     "notebook cli __main__",

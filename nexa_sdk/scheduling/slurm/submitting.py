@@ -49,8 +49,8 @@ SUBMIT = 60.0
 # A script that came through a pipe and was cut short would be submitted and run: so a file first,
 # and a look whether it is whole. Exit statuses of its own are above those of sbatch (1 and 255).
 _SUBMIT = r"""
-folder=$1 script=$2 size=$3 token=$4 send=$5 packed=$6 tasks=$7
-shift 7
+folder=$1 script=$2 size=$3 token=$4 send=$5 packed=$6 tasks=$7 code=$8
+shift 8
 mkdir -p -- "$folder/submitted" && cd -- "$folder" || exit 73
 mark=submitted/$token
 arrived=$mark.$$.tar # before the lock: on a line that is cut, what comes by it is waited for for hours
@@ -75,6 +75,11 @@ if [ "$packed" = yes ]; then tar -xpof "$arrived" || exit 74; fi
 if [ "$size" != - ]; then
   [ "$(wc -c < "$script")" -eq "$size" ] || { echo "$script arrived cut short" >&2; exit 74; }
 fi
+if [ "$code" != - ] && [ ! -d code ]; then
+  rm -rf code.part
+  cp -al -- "$code" code.part || exit 77
+  mv code.part code || exit 73
+fi
 true > "$mark.begun" || exit 73
 id=$("$@") || exit $?
 case $id in # else something else spoke first: the job is looked up by its name
@@ -85,7 +90,7 @@ case $id in # else something else spoke first: the job is looked up by its name
 esac
 echo "$id"
 """
-_NO_FOLDER, _NO_FILES, _BUSY, _VOID_ALREADY = 73, 74, 75, 76
+_NO_FOLDER, _NO_FILES, _BUSY, _VOID_ALREADY, _NO_CODE = 73, 74, 75, 76, 77
 
 _VOID = r"""
 folder=$1 token=$2 send=$3 known=yes
@@ -135,6 +140,7 @@ def submit(transport: Transport, submission: Submission, environment: Mapping[st
         *("sh", "-c", _SUBMIT, "nexa-submit", submission.folder, submission.script, str(len(script)) if script is not None else "-"),
         *(submission.token, str(submission.send), "yes" if submission.files else "no"),
         submission.tasks if submission.is_kept else "-",
+        submission.code or "-",
         *("sbatch", "--parsable", *options, submission.script, *submission.args),
     ]
     try:
@@ -158,6 +164,8 @@ def _refused(submission: Submission, answer: Completed) -> Exception:
         return SubmissionRejected(
             f"the run's folder {submission.folder} can't be written: {words}. Choose another with Cluster(…, runs='/a/folder')"
         )
+    if answer.returncode == _NO_CODE:
+        return SubmissionUnsent(f"the code of {submission.token} is not on the cluster any more: {words}. Launch the same again")
     if answer.returncode == _BUSY:
         return _unknown(submission.token, "another process is submitting it, and does not come to an end")
     if answer.returncode == _VOID_ALREADY:
