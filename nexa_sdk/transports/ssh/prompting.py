@@ -28,7 +28,7 @@ def ask(question: str, *, shown: bool = False) -> str:
     """
     if threading.current_thread() is not threading.main_thread():
         raise LoginFailed(f"the login asks {question.strip()!r}, and nobody is there to answer: connect again in a cell of its own")
-    if "ipykernel" not in sys.modules and not sys.stdin.isatty():
+    if not _in_kernel() and not (sys.stdin is not None and sys.stdin.isatty()):
         raise LoginFailed(
             f"the login asks {question.strip()!r}, and there is no terminal to answer in; use an agent or a key without a passphrase"
         )
@@ -36,3 +36,9 @@ def ask(question: str, *, shown: bool = False) -> str:
         return input(question) if shown else getpass.getpass(question)
     except (EOFError, NotImplementedError) as error:  # a front end that has no place to type into
         raise LoginFailed(f"the login asks {question.strip()!r}, and this front end takes no input: {error}") from error
+
+
+def _in_kernel() -> bool:
+    """Whether a notebook's kernel runs this: its front end can be asked."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
