@@ -446,6 +446,8 @@ class Plan:
     def digest(self) -> str:
         """What two plans share that run the same script and the same code on the same cluster."""
         same = {key: value for key, value in self.written().items() if key not in ("id", "folder", "are_rows_beside", "arrays", "ladder")}
+        if self.project is not None:  # it runs in a folder of the run's own
+            same["workdir"] = self.workdir.removeprefix(self.folder)
         same["code"] = self.code.digest  # not the commit: saving a notebook makes that dirty
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 

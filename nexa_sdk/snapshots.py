@@ -41,15 +41,17 @@ read -r newest 2> /dev/null < "$store/$project.newest" || exit 0
 # What is gone or another goes before the new comes: a link that was written to would change its twins.
 _TAKE = r"""
 store=$1 digest=$2 project=$3 base=$4
-mkdir -p -- "$store" && cd -- "$store" || exit 73
+mkdir -p -- "$store" && chmod 700 -- "$store" && cd -- "$store" || exit 73
 part=$digest.$$.part
 trap 'rm -rf "$part"' EXIT
+trap 'exit 143' HUP INT TERM
 mkdir "$part" || exit 73
 cat > "$part/arrived.tar" || exit 73
 tar -xf "$part/arrived.tar" -C "$part" files gone complete || exit 74
 if [ "$base" != - ]; then
-  cp -al "$base/tree" "$part/tree" || exit 73
+  cp -al "$base/tree" "$part/tree" 2> /dev/null || { rm -rf "$part/tree"; cp -a "$base/tree" "$part/tree"; } || exit 73
   (cd "$part/tree" && xargs -0 rm -f -- < ../gone) || exit 73
+  find "$part/tree" -mindepth 1 -depth -type d -exec rmdir {} + 2> /dev/null || : # those that are empty now
 fi
 tar -xpof "$part/arrived.tar" -C "$part" && [ -e "$part/complete" ] || exit 74
 mkdir -p "$part/tree"

@@ -244,9 +244,14 @@ def test_slurm_works_in_login_shells_and_in_them_alone(slurm_login: Host, run: R
 
 def test_slurm_comes_back_after_a_reboot(slurm_login: Host, run: Run) -> None:
     run("login", "bash -lc 'sbatch --wait --job-name=before --wrap true'")
-    time.sleep(2)  # the sandbox's database writes to disk once a second
+    told = "bash -lc 'sacct --format=jobname%30 --noheader'"
+    deadline = time.monotonic() + 30
+    while "before" not in run("login", told).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    time.sleep(3)  # the sandbox's database writes to disk once a second
     slurm_login.reboot()
-    assert "before" in run("login", "bash -lc 'sacct --format=jobname --noheader'").stdout
+    assert "before" in run("login", told).stdout
     assert run("login", "bash -lc 'sbatch --wait --wrap true'").returncode == 0
 
 

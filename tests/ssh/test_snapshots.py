@@ -45,6 +45,9 @@ def test_the_project_goes_along_as_it_was_at_the_launch(remote: Cluster, project
     (project / "package/__init__.py").write_text("VALUE = 2\n")  # too late for what waits
     run.wait(timeout=90, progress=False)
     assert str(run.logs(0)) == "1\n"
+    (project / "package/__init__.py").write_text("VALUE = 1\n")
+    assert remote.launch(sweep, time="0:05:00", options={"begin": "now+5"}).id == run.id, "the same in script and code is the same run"
+    (project / "package/__init__.py").write_text("VALUE = 2\n")
     code = Path(run.folder, "code")
     assert not (code / "data").exists()
     assert (code / "link").readlink() == Path("package")
@@ -70,6 +73,9 @@ def test_the_project_goes_along_as_it_was_at_the_launch(remote: Cluster, project
 def test_any_name_of_a_file_and_a_folder_within_the_project(remote: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in HOSTILE:
         (project / "package" / name).write_text(name, errors="surrogateescape")
+    (project / "link").unlink()
+    (project / "link").mkdir()
+    (project / "link/deep.txt").write_text("deep")
     monkeypatch.chdir(project / "package")
     plan = remote.plan(Sweep(["sh", "-c", "pwd; ls -A | wc -l"]), time="0:05:00")
     run = plan.submit()
@@ -77,6 +83,9 @@ def test_any_name_of_a_file_and_a_folder_within_the_project(remote: Cluster, pro
     assert str(run.logs(0)).splitlines()[0] == f"{run.folder}/code/package"
     for name in HOSTILE:
         assert Path(run.folder, "code/package", name).read_bytes() == os.fsencode(name)
+    (project / "link/deep.txt").unlink()
+    (project / "link").rmdir()
+    (project / "link").symlink_to("package")  # a link where there was a folder
     (project / "package" / HOSTILE[-1]).unlink()
     (project / "package" / HOSTILE[3]).write_text("changed")
     again = remote.plan(Sweep(["true"]), time="0:05:00").submit()

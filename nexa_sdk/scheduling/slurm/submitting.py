@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["disown", "may_be_done", "submit", "void"]
 
+PRIVATE = ("secrets/", "code.patch", "cell.py")  # for their owner alone
+
 # seconds: a controller that is down is waited for by sbatch for 10; a full one (MaxJobCount) for ever
 SUBMIT = 60.0
 
@@ -55,6 +57,7 @@ mkdir -p -- "$folder/submitted" && cd -- "$folder" || exit 73
 mark=submitted/$token
 arrived=$mark.$$.tar # before the lock: on a line that is cut, what comes by it is waited for for hours
 trap 'rm -f "$arrived"' EXIT
+trap 'exit 143' HUP INT TERM
 if [ "$packed" = yes ]; then (umask 077 && exec cat > "$arrived") || exit 73; fi
 true >> "$mark.lock" || exit 73
 exec 9> "$mark.lock"
@@ -76,9 +79,11 @@ if [ "$size" != - ]; then
   [ "$(wc -c < "$script")" -eq "$size" ] || { echo "$script arrived cut short" >&2; exit 74; }
 fi
 if [ "$code" != - ] && [ ! -d code ]; then
-  rm -rf code.part
-  cp -al -- "$code" code.part || exit 77
-  mv code.part code || exit 73
+  [ -d "$code" ] || { echo "there is no $code" >&2; exit 77; }
+  part=code.$$.part
+  cp -al -- "$code" "$part" 2> /dev/null || { rm -rf "$part"; cp -a -- "$code" "$part" || exit 73; }
+  chmod 700 "$part" && mv -T "$part" code 2> /dev/null || rm -rf "$part"
+  [ -d code ] || exit 73
 fi
 true > "$mark.begun" || exit 73
 id=$("$@") || exit $?
@@ -151,7 +156,7 @@ def submit(transport: Transport, submission: Submission, environment: Mapping[st
         raise SubmissionUnsent(
             f"{submission.token} was not submitted: {error}. Launch the same again, or run.resume(), once it can be reached"
         ) from error
-    if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout)):
+    if answer.returncode == 0 and (match := re.match(r"(\d+)[^\n]*\n", answer.stdout)):
         return match[1]
     if answer.returncode == 0:
         raise _unknown(submission.token, f"sbatch printed no job id, but {answer.stdout.strip()!r}")
@@ -201,11 +206,12 @@ def void(transport: Transport, token: str, folder: str, send: int, environment: 
         raise SubmissionUnknown(f"{token} is being submitted by another process right now; ask again in a minute")
     if answer.returncode:
         raise CommandFailed("sh", answer.returncode, f"{folder}: {answer.stderr.strip()}")
-    word, _, number = answer.stdout.strip().partition(" ")
-    if word == "begun":
-        return Verdict(None, is_certain=False, age=float(number))
-    match = re.match(r"\d+", number)
-    return Verdict(match[0] if match else None, is_certain=True)
+    told = re.fullmatch(r"(never|begun (\d+)|submitted (\d+)[^\n]*)\n", answer.stdout)
+    if told is None:
+        raise CommandFailed("sh", answer.returncode, f"{folder}: it can't be told what became of {token}: {answer.stdout!r}")
+    if told[2] is not None:
+        return Verdict(None, is_certain=False, age=float(told[2]))
+    return Verdict(told[3], is_certain=True)
 
 
 def disown(transport: Transport, token: str, folder: str, job_id: str, environment: Mapping[str, str]) -> bool:
@@ -244,6 +250,6 @@ def pack(files: Mapping[str, bytes], *, script: str) -> bytes:
         for name in sorted(files, key=lambda name: name == script):
             content = files[name]
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mode, entry.mtime = len(content), 0o600 if name.startswith("secrets/") else 0o644, int(time.time())
+            entry.size, entry.mode, entry.mtime = len(content), 0o600 if name.startswith(PRIVATE) else 0o644, int(time.time())
             archive.addfile(entry, io.BytesIO(content))
     return packed.getvalue()

@@ -227,6 +227,8 @@ class Connection:
         ------
         Unreachable
         """
+        import paramiko
+
         if not self._free.acquire(timeout=timeout):
             raise Unreachable(f"{self.settings.address.host}: all {SESSIONS} sessions were busy for {timeout:g} seconds")
         try:
@@ -234,7 +236,8 @@ class Connection:
             try:
                 yield channel
             finally:
-                channel.close()
+                with contextlib.suppress(EOFError, OSError, paramiko.SSHException):  # the line may be dead
+                    channel.close()
         finally:
             self._free.release()
 

@@ -30,6 +30,7 @@ _EXEC = 98  # SSH_MSG_CHANNEL_REQUEST
 _READ_MANY = """
 cd -- "$1" 2> /dev/null || exit 0
 while IFS= read -r name; do if [ -f "./$name" ]; then printf './%s\\n' "$name"; fi; done | tar -czf - -T -
+[ $? -le 1 ] # 1: a file grew meanwhile
 """
 
 _END = 'kill -TERM -- "-$1" && sleep 1 && kill -KILL -- "-$1"'
@@ -78,18 +79,24 @@ class SshTransport(Transport):
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: bytes = b"", timeout: float = QUESTION
     ) -> tuple[int, bytes, bytes]:
         """Run a command to its end, in the session's own environment unless `env` is given: exit status, stdout, stderr."""
+        import paramiko
+
         started = Started(argv, env)
-        deadline = time.monotonic() + timeout
         output, errors = bytearray(), bytearray()
         with self.connection.session(timeout=timeout) as channel:
+            deadline = time.monotonic() + timeout  # not before: a person may take a minute to find a one-time code
             try:
                 self._begin(channel, started, stdin)
                 for is_error, piece in self._pieces(channel, deadline):
                     (errors if is_error else output).extend(piece)
-                code = channel.recv_exit_status() if channel.exit_status_ready() else -1
+                # The exit status may be here before the last of what was printed: without the host's EOF that is cut.
+                is_whole = channel.eof_received and channel.exit_status_ready()
+                code = channel.recv_exit_status() if is_whole else -1
             except TimeoutError:
                 self._give_up(channel, started, bytes(output))
                 raise CommandTimeout(f"{argv[0]} on {self.host} did not answer within {timeout:g} seconds") from None
+            except (paramiko.SSHException, EOFError, ConnectionError):
+                code = -1
             except BaseException:  # Ctrl-C: leave nothing behind
                 self._give_up(channel, started, bytes(output))
                 raise
@@ -150,7 +157,8 @@ class SshTransport(Transport):
 
     def _give_up(self, channel: paramiko.Channel, started: Started, output: bytes) -> None:
         """End a command that took too long or was interrupted, as far as the host still answers."""
-        channel.close()
+        with contextlib.suppress(Exception):  # the line may be dead
+            channel.close()
         transport = channel.transport
         start = find_start(started, output)
         if transport is None or not transport.is_active() or not self.connection.check(transport) or start is None:
@@ -166,7 +174,9 @@ class SshTransport(Transport):
         with self._asking:
             if self._environment is None:
                 told = self._ask(["bash", "-lc", _LOGIN]).decode(errors="surrogateescape")
-                _, _, variables = told.partition("nexa-environment\n")
+                _, found, variables = told.partition("nexa-environment\n")
+                if not found:
+                    raise ClusterNotFound(f"a login shell on {self.host} ends before it tells its environment: look at its profile files")
                 self._environment = dict(line.split("=", 1) for line in variables.split("\0") if "=" in line)
             return dict(self._environment)
 

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -110,7 +111,11 @@ class SandboxFolder:
     def lay_out(self, spec: SandboxSpec) -> None:
         """Make the folders, the GPUs and munge's key anew: nothing that was there is kept."""
         for name in (*_OPEN, *_PRIVATE):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            for _ in range(20):  # what is just ending may write there still
+                shutil.rmtree(self.path / name, ignore_errors=True)
+                if not (self.path / name).exists():
+                    break
+                time.sleep(0.1)
             (self.path / name).mkdir(mode=0o700 if name in _PRIVATE else 0o755)
         for node in spec.node_names:
             (self.path / "spool" / node).mkdir()
