@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from nexa_sdk.errors import ClusterNotFound, CommandTimeout
-from nexa_sdk.transports.base import Completed, Transport
+from nexa_sdk.transports.base import MOST_AT_ONCE, Completed, Transport
 
 __all__ = ["LocalTransport"]
 
@@ -54,6 +54,23 @@ class LocalTransport(Transport):
                 return file.read()
         except FileNotFoundError:
             return b""
+
+    def size(self, path: str) -> int:
+        """Return how many bytes a file has; see the base class."""
+        try:
+            return os.stat(path).st_size
+        except FileNotFoundError:
+            return 0
+
+    def read_on(self, offsets: Mapping[str, int]) -> dict[str, bytes]:
+        """Return what files have beyond an offset; see the base class."""
+        found = {}
+        for path, offset in offsets.items():
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+                file.seek(offset)
+                if content := file.read(MOST_AT_ONCE):
+                    found[path] = content
+        return found
 
     def read_many(self, folder: str, names: Sequence[str]) -> dict[str, bytes]:
         """Return those of the named files that are there."""

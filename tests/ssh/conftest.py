@@ -31,6 +31,19 @@ def box(sandbox) -> Iterator[Loopback]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def plain_box() -> Iterator[Loopback]:
+    """Start an sshd behind which there is nothing but files."""
+    folder = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
+    host = Loopback(folder / "ssh", {})
+    try:
+        host.start()
+        yield host
+    finally:
+        host.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def line(box: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     """Return a line to the host that can be cut."""

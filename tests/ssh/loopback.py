@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
-import shutil
 import socket
 import struct
-import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -16,67 +14,23 @@ from pathlib import Path
 
 import pytest
 
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+sys.path[:0] = [str(Path(__file__).parents[2] / "notebooks")]
+
+from login_node import SSHD, LoginNode  # noqa: E402
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+class Loopback(LoginNode):
+    """An sshd of our own, whose key is known; its MaxSessions is sshd's own.
 
-
-class Loopback:
-    """An sshd of our own, for the user who runs the tests; its MaxSessions is sshd's own.
-
-    Attributes
-    ----------
-    port : int
-    config : Path
-        What ``$NEXA_SSH_CONFIG`` is to be: any port of 127.0.0.1 is this host, ``box`` is its alias.
+    ``$NEXA_SSH_CONFIG`` is to be its `config`: any port of 127.0.0.1 is this host, ``box`` is its alias.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         if SSHD is None:
             pytest.skip("there is no sshd here; get it by: apt-get install openssh-server")
-        self.folder, self.port, self.config = folder, free_port(), folder / "ssh_config"
-        folder.mkdir(parents=True)
-        for name in ("host", "id"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-        shutil.copy(folder / "id.pub", folder / "authorized")
+        super().__init__(folder, environment, name="box")
         kind, key, *_ = (folder / "host.pub").read_text().split()
         (folder / "known").write_text(f"box {kind} {key}\n")
-        (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
-            f"Subsystem sftp internal-sftp\nStrictModes no\nPasswordAuthentication no\nUsePAM no\nMaxStartups 100\nPidFile {folder}/pid\n"
-            # bash that sshd starts reads ~/.bashrc unless it is told that it is not the first
-            f"SetEnv SHLVL=5 {' '.join(f'{name}={value}' for name, value in environment.items())}\n"
-        )
-        self.config.write_text(
-            f"Host box\n  HostName 127.0.0.1\n  Port {self.port}\nMatch host box,127.0.0.1\n  IdentityFile {folder}/id\n"
-            f"  IdentitiesOnly yes\n  IdentityAgent none\n  HostKeyAlias box\n  UserKnownHostsFile {folder}/known\n"
-            "  GlobalKnownHostsFile none\n"
-        )
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        assert SSHD is not None
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)
-        with open(self.folder / "log", "ab") as log:
-            self._process = subprocess.Popen([SSHD, "-D", "-e", "-f", self.folder / "sshd_config"], stdin=subprocess.DEVNULL, stderr=log)
-        deadline = time.monotonic() + 10
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as line:
-                if line.recv(4) == b"SSH-":
-                    return
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
-            self._process = None
 
 
 class Line:
@@ -85,6 +39,8 @@ class Line:
     Parameters
     ----------
     port : int
+    host : str
+        Whose port it is.
     delay : float
         Seconds that every byte takes, in each direction.
 
@@ -92,13 +48,15 @@ class Line:
     ----------
     passed : dict
         The bytes that passed in each direction, ``up`` to the host and ``down`` from it.
+    accepted : int
+        How many connections were made by it.
     cuts : int
         How often it was cut.
     """
 
-    def __init__(self, port: int, *, delay: float = 0.0) -> None:
-        self._delay = delay
-        self.passed, self.cuts = {"up": 0, "down": 0}, 0
+    def __init__(self, port: int, *, host: str = "127.0.0.1", delay: float = 0.0) -> None:
+        self._delay, self._host = delay, host
+        self.passed, self.accepted, self.cuts = {"up": 0, "down": 0}, 0, 0
         self._to, self._limits, self._down_for, self._down_until = port, dict[str, int](), 0.0, 0.0
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -146,7 +104,8 @@ class Line:
             if time.monotonic() < self._down_until:
                 ours.close()
                 continue
-            theirs = socket.create_connection(("127.0.0.1", self._to))
+            self.accepted += 1
+            theirs = socket.create_connection((self._host, self._to))
             for end in (ours, theirs):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._pairs.append((ours, theirs))

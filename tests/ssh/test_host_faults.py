@@ -9,9 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hosts import Degraded, Host
+from jupyter_client.manager import start_new_kernel
+from until import wait_until
 
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.errors import ClusterError, LoginFailed, SubmissionRejected, Unreachable
@@ -19,13 +22,6 @@ from nexa_sdk.journal import Journal
 from nexa_sdk.run import Run
 
 TELL = ["sh", "-c", 'echo "$n" >> "$HOME/begun"; sleep 2']
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.2)
 
 
 def begun(host: Host) -> Counter[str]:
@@ -106,7 +102,50 @@ def test_a_cut_cable_under_a_waiting_run(cluster: Cluster, login: Host) -> None:
     assert begun(login) == {f"cable-{n}": 1 for n in range(3)}
 
 
-@pytest.mark.parametrize("after", [0.02, pytest.param(0.06, marks=pytest.mark.full), 0.12, pytest.param(0.25, marks=pytest.mark.full)])
+def test_a_live_table_says_since_when_and_recovers_by_itself(login: Host, ssh: Path) -> None:
+    manager, client = start_new_kernel(kernel_name="python3")
+    shown: list[str] = []
+
+    def note(message: dict[str, Any]) -> None:
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            shown.append(message["content"]["data"]["text/html"])
+
+    def cell(code: str) -> None:
+        client.execute_interactive(code, output_hook=note, timeout=90, allow_stdin=False)
+
+    def come_to(condition: Callable[[str], bool]) -> None:
+        deadline = time.monotonic() + 90
+        while not (shown and condition(shown[-1])):
+            assert time.monotonic() < deadline, shown[-1:]
+            cell("import time; time.sleep(0.5)")
+
+    try:
+        cell(
+            "from nexa_sdk import *\n"
+            f"run = Cluster('ssh://login').launch(Sweep({TELL!r}, {{'n': ['view-0', 'view-1']}}, style='env', name='view'),"
+            " time='0:05:00', workdir='/root', options={'begin': 'now+30'})\nview = run.watch()"
+        )
+        come_to(lambda html: "PENDING" in html)
+        login.cut()
+        come_to(lambda html: "not reachable since" in html)
+        assert "PENDING" in shown[-1]
+        login.heal()
+        come_to(lambda html: "not reachable" not in html and "2 COMPLETED" in html)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert begun(login) == {"view-0": 1, "view-1": 1}
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(0.02, marks=pytest.mark.full),
+        pytest.param(0.06, marks=pytest.mark.full),
+        0.12,
+        pytest.param(0.25, marks=pytest.mark.full),
+    ],
+)
 def test_a_cable_that_is_cut_during_a_launch_and_heals(cluster: Cluster, login: Host, after: float) -> None:
     name = f"launch{int(after * 100)}"
     plan = cluster.plan(sweep(name), time="0:05:00", workdir="/root")

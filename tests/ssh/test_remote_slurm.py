@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from loopback import Line
+from until import wait_until
 
-from nexa_sdk import Cluster, Sweep, attach
+from nexa_sdk import Budget, Cluster, Sweep, attach
 from nexa_sdk.errors import (
+    BudgetExceeded,
     ClusterNotFound,
     CommandTimeout,
     ConnectionLost,
@@ -25,13 +30,6 @@ from nexa_sdk.errors import (
 from nexa_sdk.transports.ssh.transport import SshTransport
 
 PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_secrets_reach_the_trials_and_no_argument_list(remote: Cluster, tmp_path
     assert not list(Path(run.folder, "secrets").iterdir())
 
 
-def test_a_launch_takes_two_commands_and_a_poll_of_what_waits_one(remote: Cluster, tmp_path: Path, commands: list[str]) -> None:
+def test_a_launch_takes_two_commands_and_a_poll_one(remote: Cluster, tmp_path: Path, commands: list[str]) -> None:
     plan = remote.plan(Sweep(["true"], {"n": list(range(2500))}, style="env"), time="0:05:00", workdir=tmp_path, options={"hold": True})
     remote.scheduler.checks(plan.job, folder=plan.folder, tasks=plan.task_count)  # what is asked once
     commands.clear()
@@ -91,8 +89,22 @@ def test_a_launch_takes_two_commands_and_a_poll_of_what_waits_one(remote: Cluste
     run.refresh()
     commands.clear()
     run.refresh()
-    assert commands == ["squeue"]
+    assert len(commands) == 1
     run.cancel()
+
+
+def test_a_poll_is_one_command_though_trials_end(remote: Cluster, tmp_path: Path, commands: list[str]) -> None:
+    run = remote.launch(Sweep(["sleep", "{n}"], {"n": [1, 2, 3]}), time="0:05:00", workdir=tmp_path)
+    run.refresh()
+    counts = []
+    deadline = time.monotonic() + 60
+    while not all(attempt.status.state.is_terminal for attempt in run.refresh()):
+        assert time.monotonic() < deadline
+        counts.append(len(commands))
+        commands.clear()
+        time.sleep(0.2)
+    assert set(counts[1:]) == {1}
+    assert run.status()["state"].tolist() == ["COMPLETED"] * 3
 
 
 def test_another_laptop_finds_the_run(remote: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +158,30 @@ def test_a_waiting_run_outlives_cuts_and_so_does_a_log(
         timer.join()
     assert capsys.readouterr().out == "".join(f"line {n}\n" for n in range(1, 9))
     run.wait(timeout=30, progress=False)
+
+
+def test_a_hundred_logs_are_followed_by_one_command_at_a_time(remote: Cluster, tmp_path: Path, commands: list[str]) -> None:
+    folder = tmp_path / "log's $(x)"
+    folder.mkdir()
+    offsets = {str(folder / f"{n}.log"): 0 for n in range(100)}
+    content = dict.fromkeys(offsets, b"")
+    remote.transport.run(["true"], env=PATH, timeout=10)
+    commands.clear()
+    for step in range(5):
+        for n, path in enumerate(offsets):
+            if n % 5 == step:
+                with open(path, "ab") as file:
+                    file.write(f"{n}\n\nnexa".encode() * (1 if n else 300_000) + bytes([n, 255]))
+        found = remote.transport.read_on(offsets)
+        for path, piece in found.items():
+            content[path] += piece
+            offsets[path] += len(piece)
+    while found := remote.transport.read_on(offsets):  # the long one comes in pieces
+        for path, piece in found.items():
+            content[path] += piece
+            offsets[path] += len(piece)
+    assert all(content[path] == Path(path).read_bytes() for path in offsets)
+    assert len(commands) == 5 + 1, "and the last found nothing new"
 
 
 def test_what_takes_too_long_is_ended_at_the_other_end(remote: Cluster, tmp_path: Path) -> None:
@@ -239,6 +275,8 @@ def test_a_key_with_a_passphrase_is_asked_for_once(box, line: Line, tmp_path: Pa
     line.cut()
     transport.run(["true"], env=PATH, timeout=10)
     assert questions == [f"Passphrase of {key}: "] * 2
+    assert transport.for_bulk().run(["echo", "bulk"], env=PATH, timeout=10).stdout == "bulk\n"
+    assert len(questions) == 2
 
 
 def test_who_has_no_key_is_told_what_was_tried(box, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,8 +296,6 @@ def test_jump_hosts_and_a_proxy_command(box, tmp_path: Path, monkeypatch: pytest
     )
     monkeypatch.setenv("NEXA_SSH_CONFIG", str(config))
     assert Cluster("ssh://far").transport.run(["echo", "far"], env=PATH, timeout=10).stdout == "far\n"
-    import shutil
-
     if shutil.which("nc"):
         assert Cluster("ssh://by-command").transport.run(["echo", "by"], env=PATH, timeout=10).stdout == "by\n"
 
@@ -269,3 +305,85 @@ def test_where_there_is_no_slurm_nothing_runs(remote: Cluster, tmp_path: Path) -
     with pytest.raises(ClusterNotFound, match="no Slurm"):
         remote.launch(Sweep(["touch", str(tmp_path / "ran")]), time="0:05:00", workdir=tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_process_that_is_forked_leaves_the_line_to_its_parent(remote: Cluster) -> None:
+    transport = remote.transport
+    transport.run(["true"], env=PATH, timeout=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: that is what happens
+        child = os.fork()
+    if not child:  # pytest's own: nothing here may raise
+        try:
+            same = transport.run(["echo", "child"], env=PATH, timeout=10).stdout == "child\n"
+            os._exit(0 if same and transport.connection.logins == 2 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert transport.run(["echo", "parent"], env=PATH, timeout=10).stdout == "parent\n"
+    assert transport.connection.logins == 1
+
+
+def test_only_a_person_knocks_again_where_nobody_was_let_in(box, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "ssh_config"
+    config.write_text(box.config.read_text().replace(f"{box.folder}/id", str(tmp_path / "key")))
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(config))
+    transport = Cluster(f"ssh://127.0.0.1:{line.port}").transport
+
+    def refused() -> str:
+        with pytest.raises(LoginFailed) as caught:
+            transport.run(["true"], env=PATH, timeout=10)
+        return str(caught.value)
+
+    first, passed = refused(), line.passed["up"]
+    with ThreadPoolExecutor(1) as poller:
+        assert poller.submit(refused).result() == first
+    assert line.passed["up"] == passed, "no byte was sent"
+    assert refused() == first
+    assert line.passed["up"] > passed
+    shutil.copy(box.folder / "id", tmp_path / "key")
+    assert transport.run(["echo", "in"], env=PATH, timeout=10).stdout == "in\n"
+
+
+def test_a_proxy_command_ends_with_its_line_and_a_dead_hop_is_opened_again(box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line(box.port)
+    same = f"  HostName 127.0.0.1\n  Port {box.port}\n"
+    relay = "import os,socket,sys,threading as t;s=socket.create_connection(sys.argv[1:]);t.Thread(target=lambda:[s.sendall(d) for d in iter(lambda:os.read(0,65536),b'')],daemon=True).start();[os.write(1,d) for d in iter(lambda:s.recv(65536),b'')]"
+    config = tmp_path / "ssh_config"
+    config.write_text(
+        f"Host hop\n  HostName 127.0.0.1\n  Port {line.port}\nHost far\n{same}  ProxyJump hop\n"
+        f'Host by-command\n{same}  ProxyCommand {sys.executable} -c "{relay}" %h %p\n'
+        + box.config.read_text().replace("Match host box,127.0.0.1", "Match host box,127.0.0.1,hop,far,by-command")
+    )
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(config))
+    by_command = Cluster("ssh://by-command").transport
+    assert by_command.run(["echo", "by"], env=PATH, timeout=10).stdout == "by\n"
+    process = by_command.connection.open().sock._process
+    by_command.connection.close()
+    wait_until(lambda: process.poll() is not None, 10)
+    far = Cluster("ssh://far").transport
+    assert far.run(["echo", "far"], env=PATH, timeout=10).stdout == "far\n"
+    line.cut()
+    assert far.run(["echo", "again"], env=PATH, timeout=10).stdout == "again\n"
+    line.close()
+    with pytest.raises(Unreachable, match="hop"):
+        far.run(["true"], env=PATH, timeout=10)
+
+
+@pytest.mark.filterwarnings("ignore::nexa_sdk.errors.BudgetWarning")
+def test_a_budget_is_held_there_and_raised_from_here(remote: Cluster, tmp_path: Path) -> None:
+    rates = tmp_path / "config" / "nexa" / "rates.toml"
+    rates.parent.mkdir(parents=True, exist_ok=True)
+    rates.write_text("currency = 'USD'\ncpu_hour = 3600\n")  # a dollar a second
+    sweep = Sweep(["sleep", "2"], {"x": list(range(5))}, style="env")
+    with pytest.raises(BudgetExceeded, match="it could cost 300 USD"):
+        remote.launch(sweep, time="0:01:00", workdir=tmp_path, budget="100 USD")
+    run = remote.launch(sweep, time="0:01:00", workdir=tmp_path, throttle=1, budget=Budget("3 USD", until_spent=True))
+    run.wait(check=False, timeout=120, progress=False)
+    stopped = run.status().query("state == 'CANCELLED'")
+    assert len(stopped) >= 2
+    assert set(stopped["reason"]) == {"not begun: the budget of 3 USD is spent"}
+    run.retry(budget="500 USD").wait(timeout=120, progress=False)
+    use = run.budget()
+    assert use is not None
+    assert (use.limit, use.is_spent) == (500, False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from loopback import Line
 
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.errors import JobError, PreflightFailed
@@ -46,7 +48,13 @@ def test_the_project_goes_along_as_it_was_at_the_launch(remote: Cluster, project
     run.wait(timeout=90, progress=False)
     assert str(run.logs(0)) == "1\n"
     (project / "package/__init__.py").write_text("VALUE = 1\n")
+    (project / "study.ipynb").write_text("{}")  # which saves itself now and then
     assert remote.launch(sweep, time="0:05:00", options={"begin": "now+5"}).id == run.id, "the same in script and code is the same run"
+    papers = Sweep("papermill study.ipynb out.ipynb", {"n": [1]}, style="env")
+    before = remote.plan(papers, time="0:05:00").code.digest
+    (project / "study.ipynb").write_text("{ }")
+    assert remote.plan(papers, time="0:05:00").code.digest != before, "what runs a notebook is another one, if the notebook is"
+    (project / "study.ipynb").unlink()
     (project / "package/__init__.py").write_text("VALUE = 2\n")
     code = Path(run.folder, "code")
     assert not (code / "data").exists()
@@ -112,6 +120,69 @@ def test_a_folder_of_the_cluster_is_taken_as_it_is(remote: Cluster, project: Pat
     assert not Path(run.folder, "code").exists()
     with pytest.raises(JobError, match="give the whole path of a folder on ssh://"):
         remote.plan(Sweep(["pwd"]), time="0:05:00", workdir="here")
+
+
+def test_much_goes_beside_so_that_no_question_waits(remote: Cluster, line: Line, project: Path) -> None:
+    (project / "large.bin").write_bytes(os.urandom(3_000_000))
+    snapshot = remote.plan(Sweep(["true"]), time="0:05:00").snapshot
+    assert snapshot is not None
+    assert line.accepted == 1
+    snapshot.send()
+    assert line.accepted == 2, "the bulk goes by a connection of its own"
+    assert Path(snapshot.tree, "large.bin").read_bytes() == (project / "large.bin").read_bytes()
+
+
+def test_files_that_were_purged_from_the_store_are_sent_again(remote: Cluster, project: Path, tmp_path: Path) -> None:
+    sweep = Sweep("python3 train.py", {"n": [1]}, style="env")
+    first = remote.plan(sweep, time="0:05:00")
+    assert first.snapshot is not None
+    first.snapshot.send()
+    Path(first.snapshot.tree, "package/__init__.py").unlink()
+    first.snapshot.send()
+    assert first.snapshot.sent == 5, "as there"
+    Path(first.snapshot.tree, "train.py").unlink()
+    (project / "tool.sh").write_text("echo other\n")
+    second = remote.plan(sweep, time="0:05:00")
+    assert second.snapshot is not None
+    second.snapshot.send()
+    assert second.snapshot.sent == 5, "as a base"
+    assert Path(second.snapshot.tree, "train.py").exists()
+
+
+def test_a_snapshot_that_nobody_used_for_a_month_goes(remote: Cluster, project: Path) -> None:
+    snapshots = []
+    for number in range(3):
+        (project / "tool.sh").write_text(f"echo {number}\n")
+        snapshots.append(remote.plan(Sweep(["true"]), time="0:05:00").snapshot)
+        if number == 2:
+            for old in snapshots[:2]:
+                os.utime(old.folder, (time.time() - 40 * 86400,) * 2)
+            (project / "tool.sh").write_text("echo 1\n")
+            remote.plan(Sweep(["true"]), time="0:05:00").snapshot.send()  # it is used again
+            (project / "tool.sh").write_text("echo 2\n")
+        snapshots[-1].send()
+    assert [Path(snapshot.folder).exists() for snapshot in snapshots] == [False, True, True]
+
+
+def test_the_patch_holds_what_goes_along_and_no_more(remote: Cluster, project: Path) -> None:
+    git = ["git", "-C", str(project), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    (project / "notes.txt").write_text("secret 1\n")
+    (project / ".nexaignore").write_text("notes.txt\n")
+    for words in (["add", "-A"], ["commit", "-qm", "second"], ["config", "diff.external", "false"]):
+        subprocess.run([*git, *words], check=True)
+    (project / "notes.txt").write_text("secret 2\n")
+    (project / "train.py").write_text("print('changed')\n")
+    files = remote.plan(Sweep(["true"]), time="0:05:00").files_by_token()
+    first = next(iter(files.values()))
+    assert b"+print('changed')" in first["code.patch"]
+    assert b"secret" not in first["code.patch"]
+
+
+def test_a_folder_of_which_nothing_goes_along(remote: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "empty").mkdir()
+    monkeypatch.chdir(project / "empty")
+    with pytest.raises(PreflightFailed, match="nothing of .*empty goes along"):
+        remote.launch(Sweep(["true"]), time="0:05:00")
 
 
 def test_a_store_that_was_removed_is_said_and_filled_again(remote: Cluster, project: Path, tmp_path: Path) -> None:

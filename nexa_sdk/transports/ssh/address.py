@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nexa_sdk.errors import InvalidInput
 
-__all__ = ["Address"]
+__all__ = ["HOSTS", "Address", "read_hosts", "write_hosts"]
+
+HOSTS = "hosts://"  # what the address of several machines begins with
 
 # What OpenSSH takes as well: nothing of it is special to a shell, and none begins like an option.
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.%:-]*")
@@ -61,3 +64,29 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         user = f"{self.user}@" if self.user else ""
         return f"ssh://{user}{host}{f':{self.port}' if self.port else ''}"
+
+
+def read_hosts(text: str) -> dict[str, Address]:
+    """Read ``hosts://user@gpu1:22,gpu2``: several hosts, by names that begin the ids of their jobs and the names of their files.
+
+    Raises
+    ------
+    InvalidInput
+        For what is no such address, or a host that is given twice.
+    """
+    found: dict[str, Address] = {}
+    for word in text.removeprefix(HOSTS).rstrip("/").split(","):
+        if not word.strip():
+            raise InvalidInput(f"{text!r} leaves a host out; write hosts://gpu1,gpu2 or Cluster.hosts('gpu1', 'gpu2')")
+        address = Address.read(word.strip())
+        if address in found.values():
+            raise InvalidInput(f"{str(address).removeprefix('ssh://')} is given twice; give it once")
+        plain = re.sub(r"[^A-Za-z0-9._-]", "-", address.host).lstrip(".-")
+        names = [plain, *(f"{plain}.{more}" for more in (address.port, address.user) if more), *(f"{plain}.{n}" for n in range(2, 1000))]
+        found[next(name for name in names if name not in found)] = address
+    return found
+
+
+def write_hosts(hosts: Mapping[str, Address]) -> str:
+    """Write several hosts as ``hosts://…``."""
+    return HOSTS + ",".join(str(address).removeprefix("ssh://") for address in hosts.values())

@@ -7,19 +7,19 @@ import contextlib
 import logging
 import os
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nexa_sdk.errors import ClusterError, Unreachable
+from nexa_sdk.errors import ClusterError, LoginFailed, Unreachable
 from nexa_sdk.transports.ssh import host_keys
 from nexa_sdk.transports.ssh.address import Address
 from nexa_sdk.transports.ssh.config import SshSettings, resolve
 from nexa_sdk.transports.ssh.login import Login
 from nexa_sdk.transports.ssh.prompting import Ask, ask
+from nexa_sdk.transports.ssh.proxy_command import ProxyCommand
 
 if TYPE_CHECKING:
     import paramiko
@@ -64,11 +64,16 @@ class Connection:
         self.logins = 0
         self._login = Login(settings, ask)
         self._suspended = suspended
+        self._lost_at: float | None = None
+        self._refused = ""  # what the host said when it let nobody in
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, without a word to the host; see :func:`_in_a_child`."""
         self._lock = threading.RLock()  # of opening
         self._free = threading.BoundedSemaphore(SESSIONS)
         self._transport: paramiko.Transport | None = None
         self._slept = 0.0
-        self._lost_at: float | None = None
 
     # ---- the line ------------------------------------------------------------------------------
 
@@ -86,8 +91,14 @@ class Connection:
                 self.check(self._transport)
             if self._transport is None or not self._transport.is_active():
                 self._drop()
+                if self._refused and threading.current_thread() is not threading.main_thread():
+                    # A host locks out who knocks in vain too often: a person's next cell asks it again, no poller does.
+                    raise LoginFailed(self._refused)
                 try:
                     self._transport = self._opened()
+                except LoginFailed as error:
+                    self._refused = str(error)
+                    raise
                 except Unreachable as error:
                     self._lost_at = self._lost_at or time.time()
                     if type(error) is Unreachable:
@@ -95,7 +106,7 @@ class Connection:
                         raise Unreachable(f"{self.settings.address.host} is not reachable since {since}: {error}") from error
                     raise
                 self._slept = self._suspended()
-                self._lost_at = None
+                self._lost_at, self._refused = None, ""
                 self.logins += 1
             return self._transport
 
@@ -120,9 +131,9 @@ class Connection:
         import paramiko
 
         host, settings = self.settings.address.host, self.settings
-        line = self._line()
-        transport = None
+        line = transport = None
         try:
+            line = self._line()
             if isinstance(line, socket.socket) and line.family in (socket.AF_INET, socket.AF_INET6):
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a command
                 if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -169,7 +180,7 @@ class Connection:
         """Return what reaches the host's port: a socket, one to a command, or a channel through another host."""
         settings = self.settings
         if settings.proxy_command is not None:
-            return _command_line(settings.proxy_command)
+            return ProxyCommand(settings.proxy_command)
         if settings.proxy_jump is not None:
             return self._through(settings.proxy_jump.split(","))
         families = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
@@ -196,24 +207,29 @@ class Connection:
         raise Unreachable(f"{settings.hostname}, port {settings.port}: {problem}") from problem
 
     def _through(self, jumps: list[str]) -> paramiko.Channel:
-        import paramiko
-
         hop = resolve(Address.read(jumps[-1]))
         if jumps[:-1]:  # the first is reached as its own configuration says
             hop = replace(hop, proxy_jump=",".join(jumps[:-1]), proxy_command=None)
-        try:
-            return (
-                connection(hop)
-                .open()
-                .open_channel(
-                    "direct-tcpip",
-                    (self.settings.hostname, self.settings.port),
-                    ("127.0.0.1", 0),
-                    timeout=self.settings.connect_timeout,
-                )
-            )
-        except paramiko.SSHException as error:
-            raise Unreachable(f"{jumps[-1]} does not reach {self.settings.hostname}, port {self.settings.port}: {error}") from error
+        return connection(hop).reach(self.settings.hostname, self.settings.port, timeout=self.settings.connect_timeout)
+
+    def reach(self, host: str, port: int, *, timeout: float) -> paramiko.Channel:
+        """Return a line through this host to another; one of ours that turns out to be dead is opened again.
+
+        Raises
+        ------
+        Unreachable
+        """
+        import paramiko
+
+        for is_last in (False, True):
+            transport = self.open()
+            try:
+                return transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=timeout)
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                if is_last or isinstance(error, paramiko.ChannelException) or self.check(transport):
+                    why = error or type(error).__name__
+                    raise Unreachable(f"{self.settings.address.host} does not reach {host}, port {port}: {why}") from error
+        raise AssertionError
 
     # ---- sessions ------------------------------------------------------------------------------
 
@@ -277,7 +293,9 @@ class Connection:
         """Return a further connection to the same host, for bulk data, if it takes no person to log in again; else this one."""
         if self._login.was_asked:
             return self
-        return connection(self.settings, purpose="bulk")
+        further = connection(self.settings, purpose="bulk")
+        further._login = self._login  # with the keys whose passphrases were asked for
+        return further
 
     def close(self) -> None:
         """Close it; the next question opens it again."""
@@ -290,29 +308,15 @@ class Connection:
             self._transport = None
 
 
-def _command_line(command: str) -> socket.socket:
-    """Run a ProxyCommand of the user's own configuration, as ssh does, and return its end of the line."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        subprocess.Popen(
-            [os.environ.get("SHELL") or "/bin/sh", "-c", f"exec {command}"],
-            stdin=theirs.fileno(),
-            stdout=theirs.fileno(),
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    return ours
-
-
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say is in our errors
 
-_connections: dict[tuple[SshSettings, str, int], Connection] = {}
+_connections: dict[tuple[SshSettings, str], Connection] = {}
 _registry = threading.Lock()
 
 
 def connection(settings: SshSettings, *, purpose: str = "control") -> Connection:
     """Return this process's connection to a host."""
-    key = (settings, purpose, os.getpid())  # a fork has the sockets, and must not speak on them
+    key = (settings, purpose)
     with _registry:
         if key not in _connections:
             _connections[key] = Connection(settings)
@@ -320,9 +324,25 @@ def connection(settings: SshSettings, *, purpose: str = "control") -> Connection
 
 
 def _close_all() -> None:
-    for (_, _, process), known in list(_connections.items()):
-        if process == os.getpid():
-            known.close()
+    for known in list(_connections.values()):
+        known.close()
+
+
+_inherited: list[Any] = []  # of the parent: kept, for what paramiko does when they are collected is said to the host
+
+
+def _in_a_child() -> None:
+    """Leave the lines to the process that was forked: their sockets are shared, and whatever is said on them breaks them."""
+    global _registry  # noqa: PLW0603  # it may have been held by a thread that there is not here
+    _registry = threading.Lock()
+    for known in _connections.values():
+        transport = known._transport
+        if transport is not None:
+            _inherited.append(transport)
+            if isinstance(transport.sock, socket.socket):
+                transport.sock.close()  # this process's end alone
+        known.forget()
 
 
 atexit.register(_close_all)
+os.register_at_fork(after_in_child=_in_a_child)

@@ -8,11 +8,12 @@ import select
 import tarfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nexa_sdk.errors import ClusterNotFound, CommandFailed, CommandTimeout, ConnectionLost
-from nexa_sdk.transports.base import Completed, Transport
+from nexa_sdk.transports.base import MOST_AT_ONCE, Completed, Transport
 from nexa_sdk.transports.ssh.remote import Started, find_start
 
 if TYPE_CHECKING:
@@ -38,6 +39,22 @@ _END = 'kill -TERM -- "-$1" && sleep 1 && kill -KILL -- "-$1"'
 _LIST = """cd -- "$1" 2> /dev/null || exit 0; for name in * .[!.]*; do [ ! -e "$name" ] || printf '%s\\0' "$name"; done"""
 
 _READ = """[ ! -e "$1" ] || exec tail -c "+$2" -- "$1" """
+
+# On stdin an offset and a path a line. However many files there are, one stat finds those that have grown.
+_READ_ON = r"""
+most=$1 mark=$2 asked=$(cat)
+{
+  printf '%s\n' "$asked"
+  printf '%s\n' "$asked" | cut -d ' ' -f 2- | tr '\n' '\0' | xargs -0 stat -L -c '%s %n' -- 2> /dev/null
+} | awk -v most="$most" '
+  { n = $1 + 0; path = substr($0, length($1) + 2) }
+  !(path in from) { from[path] = n; next }
+  n > from[path] { print from[path] + 1, (n - from[path] < most ? n - from[path] : most), path }
+' | while read -r first count path; do
+  printf '\n%s %s\n' "$mark" "$path"
+  tail -c "+$first" -- "$path" | head -c "$count"
+done
+"""
 
 # The environment of a login, where the cluster's commands are on PATH; a batch session's may lack them.
 # Only what a job needs is told: nothing secret may travel in an argument list later.
@@ -83,23 +100,24 @@ class SshTransport(Transport):
 
         started = Started(argv, env)
         output, errors = bytearray(), bytearray()
-        with self.connection.session(timeout=timeout) as channel:
-            deadline = time.monotonic() + timeout  # not before: a person may take a minute to find a one-time code
-            try:
+        channel = None
+        try:
+            with self.connection.session(timeout=timeout) as channel:
+                deadline = time.monotonic() + timeout  # not before: a person may take a minute to find a one-time code
                 self._begin(channel, started, stdin)
                 for is_error, piece in self._pieces(channel, deadline):
                     (errors if is_error else output).extend(piece)
                 # The exit status may be here before the last of what was printed: without the host's EOF that is cut.
                 is_whole = channel.eof_received and channel.exit_status_ready()
                 code = channel.recv_exit_status() if is_whole else -1
-            except TimeoutError:
-                self._give_up(channel, started, bytes(output))
-                raise CommandTimeout(f"{argv[0]} on {self.host} did not answer within {timeout:g} seconds") from None
-            except (paramiko.SSHException, EOFError, ConnectionError):
-                code = -1
-            except BaseException:  # Ctrl-C: leave nothing behind
-                self._give_up(channel, started, bytes(output))
-                raise
+        except TimeoutError:
+            self._give_up(channel, started, bytes(output))
+            raise CommandTimeout(f"{argv[0]} on {self.host} did not answer within {timeout:g} seconds") from None
+        except (paramiko.SSHException, EOFError, ConnectionError):
+            code = -1
+        except BaseException:  # Ctrl-C: leave nothing behind
+            self._give_up(channel, started, bytes(output))
+            raise
         if code == -1:
             raise ConnectionLost(f"the connection to {self.host} was lost while {argv[0]} ran there: it may go on, or have been done")
         start = find_start(started, bytes(output))
@@ -155,12 +173,10 @@ class SshTransport(Transport):
                 else:
                     bell.poll(min(left, 1.0) * 1000)
 
-    def _give_up(self, channel: paramiko.Channel, started: Started, output: bytes) -> None:
-        """End a command that took too long or was interrupted, as far as the host still answers."""
-        with contextlib.suppress(Exception):  # the line may be dead
-            channel.close()
-        transport = channel.transport
+    def _give_up(self, channel: paramiko.Channel | None, started: Started, output: bytes) -> None:
+        """End a command that took too long or was interrupted, as far as the host still answers; its own session is closed by now."""
         start = find_start(started, output)
+        transport = channel.transport if channel is not None else None
         if transport is None or not transport.is_active() or not self.connection.check(transport) or start is None:
             return
         with contextlib.suppress(Exception), self.connection.session(timeout=5) as other:
@@ -186,11 +202,25 @@ class SshTransport(Transport):
             raise CommandFailed(argv[0], code, f"{self.host}: {errors.decode(errors='replace')}")
         return output
 
+    def for_bulk(self) -> SshTransport:
+        """Return it over a further connection, if that takes no person; see the base class."""
+        return SshTransport(self.connection.renew())
+
     # ---- files ---------------------------------------------------------------------------------
 
     def read(self, path: str, *, offset: int = 0) -> bytes:
         """Return a file from `offset` on; see the base class."""
         return self._ask(["sh", "-c", _READ, "nexa-read", path, str(offset + 1)])
+
+    def read_on(self, offsets: Mapping[str, int]) -> dict[str, bytes]:
+        """Return what files have beyond an offset, however many, in one command; see the base class."""
+        if not offsets:
+            return {}
+        mark = uuid.uuid4().hex
+        asked = "".join(f"{offset} {path}\n" for path, offset in offsets.items()).encode()
+        told = self._ask(["sh", "-c", _READ_ON, "nexa-read", str(MOST_AT_ONCE), mark], stdin=asked)
+        pieces = (piece.partition(b"\n") for piece in told.split(f"\n{mark} ".encode())[1:])
+        return {path.decode(): content for path, _, content in pieces if content}
 
     def read_many(self, folder: str, names: Sequence[str]) -> dict[str, bytes]:
         """Return those of the named files that are there."""
