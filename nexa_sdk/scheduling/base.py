@@ -5,15 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nexa_sdk.retry import Bounds
+from nexa_sdk.scheduling.capacity import Node, QueuedJob
 from nexa_sdk.states import State
 
 if TYPE_CHECKING:
-    from nexa_sdk.job import Job
+    from datetime import timedelta
 
-__all__ = ["ArrayHandle", "Check", "Dependency", "Limits", "Scheduler", "Submission", "TaskStatus", "Verdict"]
+    from nexa_sdk.job import Job
+    from nexa_sdk.records import ArrayRecord
+
+__all__ = ["ArrayHandle", "Check", "Dependency", "Limits", "Scheduler", "Submission", "TaskStatus", "Usage", "Verdict"]
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,14 @@ class ArrayHandle:
     """A submitted array: where to ask for it, and how many tasks it has.
 
     Its name tells it from another job: a controller that was killed may give a job's id away once more.
+    `numbers` are its tasks, as sbatch's ``--array`` has them, where that is known.
     """
 
     job_id: str
     folder: str
     tasks: int
     name: str = ""
+    numbers: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,47 @@ class TaskStatus:
     node: str = ""
     reason: str = ""
     earlier: tuple[TaskStatus, ...] = ()
+
+
+class Usage(NamedTuple):
+    """What one execution of a task, or of any job, took, as accounting has it.
+
+    Attributes
+    ----------
+    job : str
+        As ``squeue -j`` takes it: ``"17_3"``, ``"18"``.
+    raw : str
+        The id that it has alone, and keeps when it is requeued.
+    name, user, account, partition : str
+    state : State
+    start, end : float
+        Seconds since the epoch; of what runs, until when it was seen.
+    is_over : bool
+    elapsed : float
+        Seconds in which it had its resources: those in which it was suspended are left out.
+    gpus, cpus, nodes : int
+    gpu_type : str
+        Empty where nobody said it.
+    is_skewed : bool
+        Whether its clocks disagree: it ended before it began.
+    """
+
+    job: str
+    raw: str
+    name: str
+    user: str
+    account: str
+    partition: str
+    state: State
+    start: float
+    end: float
+    is_over: bool
+    elapsed: float
+    gpus: int
+    cpus: int
+    nodes: int
+    gpu_type: str
+    is_skewed: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,13 +230,51 @@ class Scheduler(ABC):
     ----------
     slowest : float
         Seconds between two questions at most, while somebody watches and nothing changes.
+    shares_folder : bool
+        Whether a run has one folder that all its tasks see. Else every array brings all files, to its
+        own machine.
+
+    Where a method takes `nodes`, that is what :meth:`place` chose for an array; None where it chose none.
     """
 
     slowest: float = 30.0
+    shares_folder: bool = True
 
     @abstractmethod
     def limits(self) -> Limits:
         """Say what is accepted; asked once, then remembered."""
+
+    def check_possible(self, job: Job, *, waits_for_runs: bool) -> None:  # noqa: B027  most take everything
+        """Refuse what can never be done here, whatever the cluster says; nobody is asked.
+
+        Raises
+        ------
+        InvalidInput
+        """
+
+    def nodes_of(self, job: Job) -> Sequence[str]:
+        """Name the machines that a job may come to, where :meth:`place` chooses among several."""
+        return ()
+
+    def place(self, arrays: Sequence[ArrayRecord], job: Job, *, again: bool = False) -> list[ArrayRecord]:
+        """Choose where arrays run, before they are written down and sent.
+
+        Where an array has to be cut for that, its first part keeps the token, and the others have none yet.
+        The choice stands in their options, as `nodelist`. Slurm chooses by itself, later.
+
+        Parameters
+        ----------
+        again : bool
+            Whether trials are run again.
+
+        Raises
+        ------
+        PreflightFailed
+            Nothing can run it.
+        ClusterError
+            When somebody who has to be asked does not answer.
+        """
+        return list(arrays)
 
     @abstractmethod
     def submit(self, submission: Submission) -> str:
@@ -206,7 +291,7 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def find(self, token: str, folder: str) -> str | None:
+    def find(self, token: str, folder: str, *, nodes: str | None = None) -> str | None:
         """Find a submission by its token: its job's id, or None where there is no sign of it now.
 
         Raises
@@ -216,7 +301,7 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def void(self, token: str, folder: str, send: int) -> Verdict:
+    def void(self, token: str, folder: str, send: int, *, nodes: str | None = None) -> Verdict:
         """Keep sendings of a token up to number `send` from being submitted, if they have not been yet.
 
         Afterwards it is settled whether they were given to the scheduler: a process that died, or a
@@ -230,7 +315,7 @@ class Scheduler(ABC):
             When nobody could be asked.
         """
 
-    def disown(self, token: str, folder: str, job_id: str) -> bool:
+    def disown(self, token: str, folder: str, job_id: str, *, nodes: str | None = None) -> bool:
         """Take back that a submission arrived as a job which nobody knows any more, if no task of it ever began.
 
         Afterwards it can be settled as one that nobody saw confirmed. False: it can't be taken back.
@@ -259,6 +344,33 @@ class Scheduler(ABC):
     @abstractmethod
     def checks(self, job: Job, *, folder: str, tasks: int) -> list[Check]:
         """Look at what only the cluster knows: partition, limits, GPUs."""
+
+    # ---- what was used -------------------------------------------------------------------------
+
+    counts_gpus: bool = True
+    """Whether :meth:`usage` knows GPUs."""
+
+    accounts_late: float = 0.0
+    """Seconds after which :meth:`usage` knows what has ended."""
+
+    @abstractmethod
+    def usage(self, arrays: Sequence[ArrayHandle], *, keepers: Sequence[str] = ()) -> list[Usage] | None:
+        """Say what each execution of the tasks took, requeued ones too; None where nobody keeps account.
+
+        Parameters
+        ----------
+        keepers : sequence of str
+            Tokens of arrays whose keepers are meant as well.
+
+        Raises
+        ------
+        ClusterError
+            When accounting does not answer.
+        """
+
+    @abstractmethod
+    def usage_since(self, since: float, *, everyone: bool) -> list[Usage] | None:
+        """Say what ran since a time, in seconds since the epoch: this user's jobs, or all; None where nobody keeps account."""
 
     # ---- keepers: what is done when an array has ended, though nobody is there ------------------
 
@@ -289,5 +401,23 @@ class Scheduler(ABC):
         """Ask when a script would start, without submitting it; None where nobody can say."""
 
     @abstractmethod
-    def partitions(self) -> list[str]:
-        """Name the partitions; none where there are no such things."""
+    def nodes(self) -> list[Node]:
+        """Say what machines there are, and what of them is free.
+
+        Raises
+        ------
+        ClusterError
+        """
+
+    def queue(self, *, everyone: bool) -> list[QueuedJob]:
+        """Say what waits and runs, the user's own or everybody's; nothing where there is no queue.
+
+        Raises
+        ------
+        ClusterError
+        """
+        return []
+
+    @abstractmethod
+    def partitions(self) -> dict[str, timedelta | None]:
+        """Name the partitions, and how long a job may run in each; none where there are no such things."""

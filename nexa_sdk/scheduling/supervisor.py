@@ -1,6 +1,6 @@
 """The embedded scheduler's supervisor: one detached process for one array.
 
-Run as ``python -I supervisor.py SPEC.json``. It needs the standard library alone, imports nothing
+Run as ``python -I -S supervisor.py SPEC.json``. It needs the standard library alone, imports nothing
 of nexa_sdk, outlives whoever started it, and ends with the array's last task.
 
 Files beside SPEC.json, all named after the array's token:
@@ -10,13 +10,12 @@ Files beside SPEC.json, all named after the array's token:
 ``.lock``
     Locked (flock) as long as this process lives: whoever can lock it knows that it died.
 ``.fifo``
-    Takes lines such as ``cancel FILE``: the file beside it holds ``all``, or tasks such as ``0-3,7``.
+    Takes lines such as ``cancel FILE``: the file beside it holds ``all``, ``pending``, ``others 3``
+    for all but that one, or tasks such as ``0-3,7``; and maybe a second line, that says why.
 
 A task gets cores and GPUs by locking a file for each. The task's own processes hold those locks,
 so several supervisors share a machine without a daemon, and a crash frees nothing that is in use.
 """
-
-from __future__ import annotations
 
 import contextlib
 import fcntl
@@ -30,10 +29,12 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 RETRY_LOCKS = 0.25  # seconds until cores and GPUs that others hold are asked for again
 LOOK_UPSTREAM = 0.5  # seconds until what comes first is looked at again
+LOOK_BUSY = 5.0  # seconds until it is asked again on which GPUs others compute
+NVIDIA_SMI = 20.0  # seconds: without its daemon it wakes the driver up first
 
 
 def pids_of_session(session: int) -> List[int]:
@@ -71,6 +72,28 @@ def kill_marked(token: str) -> None:
                 with open("/proc/%s/environ" % name, "rb") as file:
                     if mark in file.read().split(b"\0"):
                         os.kill(int(name), signal.SIGKILL)
+
+
+def nvidia_smi(query: str) -> Optional[str]:
+    """Ask nvidia-smi; None where there is none, or it has no answer."""
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=NVIDIA_SMI, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+
+
+def busy_gpus() -> Set[str]:
+    """Name the GPUs on which somebody computes, by number and by UUID."""
+    told = nvidia_smi("--query-compute-apps=gpu_uuid") or ""
+    uuids = {line.strip() for line in told.splitlines() if line.strip()}
+    if not uuids:
+        return uuids
+    pairs = [line.split(",") for line in (nvidia_smi("--query-gpu=index,uuid") or "").splitlines()]
+    return uuids.union(pair[0].strip() for pair in pairs if len(pair) == 2 and pair[1].strip() in uuids)
 
 
 class Task:
@@ -149,6 +172,8 @@ class Supervisor:
         self.running: Dict[int, Task] = {}  # by pid
         self.timers: List[Tuple[float, int, str]] = []  # when, pid, what
         self.blocked_until = 0.0
+        self.busy: Set[str] = set()
+        self.busy_until = 0.0
         # Locked before there are events: a lock that is free beside them means a death.
         self.lock = os.open(self.base + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self.lock, fcntl.LOCK_EX)
@@ -183,13 +208,24 @@ class Supervisor:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 os.close(fd)
-            else:
-                held[name] = fd
+                continue
+            if kind == "gpu" and self.is_busy(name):
+                os.close(fd)
+                continue
+            held[name] = fd
         if len(held) == count:
             return held
         for fd in held.values():
             os.close(fd)
         return None
+
+    def is_busy(self, gpu: str) -> bool:
+        """Whether a GPU is left to others that compute on it: of our own tasks each holds a lock."""
+        if not self.spec.get("yields"):
+            return False
+        if time.monotonic() >= self.busy_until:
+            self.busy, self.busy_until = busy_gpus(), time.monotonic() + LOOK_BUSY
+        return gpu in self.busy
 
     # ---- what comes first ----------------------------------------------------------------------
 
@@ -241,14 +277,14 @@ class Supervisor:
         spec = self.spec
         env = dict(spec["env"])
         env.update(
-            SLURM_JOB_ID=spec["job_id"],
+            SLURM_JOB_ID=spec["number"],  # programs take it for a number
             SLURM_JOB_NAME=spec["token"],
             SLURM_ARRAY_JOB_ID=spec["job_id"],
             SLURM_ARRAY_TASK_ID=str(number),
             SLURM_ARRAY_TASK_COUNT=str(len(spec["tasks"])),
             SLURM_CPUS_PER_TASK=str(spec["cpus"]),
             SLURM_CLUSTER_NAME="local",
-            SLURMD_NODENAME=spec["host"],
+            SLURMD_NODENAME=spec["node"],
         )
         if gpus:
             env.update(CUDA_VISIBLE_DEVICES=",".join(gpus), SLURM_JOB_GPUS=",".join(gpus), SLURM_GPUS_ON_NODE=str(len(gpus)))
@@ -287,6 +323,7 @@ class Supervisor:
         """Write down the tasks that ended."""
         for pid in [pid for pid, task in self.running.items() if task.process.poll() is not None]:
             task = self.running.pop(pid)
+            self.busy_until = 0.0
             signal_session(pid, signal.SIGKILL)  # what it left behind, as Slurm does
             code = task.process.returncode
             state = task.ending or ("COMPLETED" if code == 0 else "FAILED")
@@ -310,10 +347,15 @@ class Supervisor:
             sys.stderr.write("not understood: %r\n" % line)
             return
         with open(path) as file:
-            which = file.read().strip()
+            which, _, reason = file.read().strip().partition("\n")
         os.unlink(path)
+        why = {"reason": reason} if reason else {}
         if which == "all":
             chosen = set(self.spec["tasks"])
+        elif which == "pending":
+            chosen = set(self.pending).union(self.waiting)
+        elif which.startswith("others"):
+            chosen = {number for number in self.spec["tasks"] if str(number) != which[7:]}
         else:
             chosen = set()
             for part in which.split(","):
@@ -323,7 +365,7 @@ class Supervisor:
         self.waiting = [number for number in self.waiting if number not in chosen]
         self.pending = [number for number in self.pending if number not in chosen]
         for number in gone:
-            self.note(number, "CANCELLED")
+            self.note(number, "CANCELLED", **why)
         for pid in [pid for pid, task in self.running.items() if task.number in chosen]:
             self.end(pid, "CANCELLED")
 

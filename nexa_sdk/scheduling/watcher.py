@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from nexa_sdk.errors import ClusterError
 from nexa_sdk.scheduling.base import ArrayHandle, Scheduler, TaskStatus
 
 __all__ = ["Clock", "Subscription", "Watcher"]
@@ -34,7 +35,7 @@ class Clock:
 class Subscription:
     """Somebody who wants to hear; until closed."""
 
-    def __init__(self, watcher: Watcher, arrays: Callable[[], Sequence[ArrayHandle]], heard: Callable[[], None]) -> None:
+    def __init__(self, watcher: Watcher, arrays: Callable[[], Sequence[ArrayHandle]], heard: Callable[[], object]) -> None:
         self._watcher = watcher
         self.arrays = arrays
         self.heard = heard
@@ -57,6 +58,7 @@ class Watcher:
         self._asking = threading.Lock()
         self._answers: Answer = {}
         self._asked_at: dict[str, float] = {}
+        self._failed: tuple[float, ClusterError] | None = None  # when nobody answered, and why
         self._subscriptions: list[Subscription] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -76,7 +78,15 @@ class Watcher:
             if any(self._asked_at.get(array.job_id, -1e9) < wanted_since for array in arrays):
                 everyone = {array.job_id: array for array in [*arrays, *self._watched()]}
                 began = self._clock.now()
-                self._answers.update(self.scheduler.poll(list(everyone.values())))
+                is_listener = threading.current_thread() is self._thread  # it heard that nobody answered: that was for all
+                if is_listener and self._failed is not None and self._failed[0] >= wanted_since:
+                    raise self._failed[1].with_traceback(None)
+                try:
+                    self._answers.update(self.scheduler.poll(list(everyone.values())))
+                except ClusterError as error:
+                    self._failed = (self._clock.now(), error)
+                    raise
+                self._failed = None
                 self._asked_at.update(dict.fromkeys(everyone, began))
                 self._drop([job_id for job_id, at in self._asked_at.items() if at < began - KEPT])
             return {array.job_id: self._answers.get(array.job_id, {}) for array in arrays}
@@ -91,7 +101,7 @@ class Watcher:
             self._answers.pop(job_id, None)
             self._asked_at.pop(job_id, None)
 
-    def subscribe(self, arrays: Callable[[], Sequence[ArrayHandle]], heard: Callable[[], None]) -> Subscription:
+    def subscribe(self, arrays: Callable[[], Sequence[ArrayHandle]], heard: Callable[[], object]) -> Subscription:
         """Call `heard` after each question, from the poller's thread, until the subscription closes."""
         subscription = Subscription(self, arrays, heard)
         with self._changed:
@@ -136,12 +146,13 @@ class Watcher:
             began = self._clock.now()
             try:
                 now = self.ask(self._watched())
-            except Exception:  # noqa: BLE001  not swallowed: who listens asks in turn, gets the same, and says it
+            except Exception as error:  # noqa: BLE001  not swallowed: who listens asks in turn, gets the same, and says it
                 interval = min(self.scheduler.slowest, max(interval * GROWTH, AFTER_TROUBLE))
+                is_away = getattr(error, "may_pass", False)  # then nobody was burdened
             else:
                 interval = SHORTEST if now != before else min(self.scheduler.slowest, interval * GROWTH)
-                before = now
-            took = self._clock.now() - began
+                before, is_away = now, False
+            took = self._clock.now() - began if not is_away else 0.0
             self.tell()
             with self._changed:
                 count = len(self._subscriptions)

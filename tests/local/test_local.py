@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from until import wait_until
 
 from nexa_sdk import Cluster, Job, RunFailed, State, Sweep, attach
 from nexa_sdk.errors import PreflightFailed, SubmissionRejected
@@ -19,13 +19,6 @@ from nexa_sdk.run import Run
 
 def states(run: Run) -> list[str]:
     return run.status()["state"].tolist()
-
-
-def wait_until(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
 
 
 def test_completed_and_failed_with_their_exit_codes(local: Cluster, program) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from until import wait_until
 
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.errors import PreflightFailed
@@ -26,13 +25,6 @@ def dependencies(run: Run) -> set[str]:
     """Return what Slurm says that the run's jobs wait for."""
     jobs = ",".join(str(attempt.job_id) for attempt in run.last_known)
     return set(subprocess.run(["squeue", "-h", "-j", jobs, "-o", "%E"], capture_output=True, text=True, check=True).stdout.split())
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
 
 
 def end(run: Run) -> list[str]:

@@ -10,13 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from until import wait_until
 
 from nexa_sdk import Cluster, Job, Sweep, attach, runs
 from nexa_sdk.errors import InvalidInput, PreflightFailed, SubmissionRejected
@@ -27,13 +27,6 @@ from nexa_sdk.run import Run
 
 def states(run: Run) -> list[str]:
     return run.status()["state"].tolist()
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
 
 
 def raw(*argv: str) -> str:
@@ -64,6 +57,17 @@ def child(code: str) -> subprocess.Popen[str]:
     """Start a Python that has a run to launch; it hears SIGINT whatever this process inherited."""
     begin = "import os, signal, sys\nfrom nexa_sdk import *\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     return subprocess.Popen([sys.executable, "-c", begin + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_files_that_cannot_be_locked_are_said(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = tmp_path / "bin" / "flock"
+    flock.parent.mkdir()
+    flock.write_text("#!/bin/sh\necho 'flock: 9: No locks available' >&2\nexit 71\n")
+    flock.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{flock.parent}:{os.environ['PATH']}")
+    with pytest.warns(UserWarning, match="can't be locked"):
+        run = slurm.launch(Sweep(["true"]), time="0:05:00")
+    run.wait(timeout=60, progress=False)
 
 
 # ---- the program is stopped, or ended, by others -------------------------------------------------

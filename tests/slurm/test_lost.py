@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from until import wait_until
 
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.journal import Journal
@@ -22,13 +22,6 @@ def raw(*argv: str) -> str:
 
 def states(run: Run) -> list[str]:
     return [str(attempt.status.state) for attempt in run.refresh()]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.1)
 
 
 def test_of_an_array_that_slurm_took_twice_one_job_carries_the_trials(slurm: Cluster, tmp_path: Path) -> None:

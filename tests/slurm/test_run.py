@@ -9,10 +9,10 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from until import wait_until
 
 from nexa_sdk import Cluster, Job, RunFailed, Sweep, attach, runs
 from nexa_sdk.errors import JobError, PreflightFailed, RunNotFound, SubmissionRejected
@@ -24,13 +24,6 @@ pytestmark = pytest.mark.usefixtures("slurm")
 
 def states(run: Run) -> list[str]:
     return run.status()["state"].tolist()
-
-
-def wait_until(condition, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.1)
 
 
 def raw(*argv: str) -> str:
@@ -265,6 +258,17 @@ def test_following_a_log_as_it_grows(slurm: Cluster, program, capsys: pytest.Cap
     run = slurm.launch(Sweep(program("for k in range(4): print('line', k, flush=True); time.sleep(0.5)")), time="0:05:00")
     run.logs(0, follow=True)
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("line")] == [f"line {k}" for k in range(4)]
+
+
+def test_following_the_logs_of_several_trials(slurm: Cluster, program, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "for k in range(3): print('line', k, 'of', sys.argv[2], flush=True); time.sleep(0.4)\nsys.stdout.write('end')"
+    run = slurm.launch(Sweep(program(code), {"x": ["a", "b"]}), time="0:05:00")
+    run.logs([0, 1], follow=True)
+    told = capsys.readouterr().out.splitlines()
+    for trial, name in enumerate("ab"):
+        expected = [*(f"{trial} | line {k} of {name}" for k in range(3)), f"{trial} | end"]
+        assert [line for line in told if line.startswith(f"{trial} ")] == expected
+        assert [line for line in run.logs([0, 1]).splitlines() if line.startswith(f"{trial} ")] == expected
 
 
 def test_a_throttle_holds_over_several_arrays_and_in_a_retry(slurm: Cluster, program) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from until import wait_until
 
 from nexa_sdk import Cluster, Sweep
 
@@ -15,13 +15,6 @@ TELL = """
 with open(os.environ['NEXA_RESULTS'], 'w') as f:
     f.write(json.dumps({'argv': sys.argv[1:], 'gpus': os.environ.get('CUDA_VISIBLE_DEVICES'), 'trial': os.environ['NEXA_TRIAL']}) + '\\n')
 """
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def records(folder: str, tasks: int) -> list[Path]:

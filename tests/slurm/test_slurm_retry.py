@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from until import wait_until
 
 from nexa_sdk import Cluster, Retry, Sweep, attach
 from nexa_sdk.errors import InvalidInput
@@ -25,13 +25,6 @@ HUNGRY = """
         held[::4096] = b"x" * len(held[::4096])
         time.sleep(120)
 """
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.2)
 
 
 def raw(*argv: str) -> str:

@@ -7,67 +7,33 @@ tests/data/slurm, what squeue and sacct printed; tests/unit/test_recorded.py rea
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from versions import NATIVE, REPOSITORY, VERSIONS, sandbox_of
 
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.run import Run
 from nexa_sdk.scheduling.environment import for_questions
 from nexa_sdk.scheduling.slurm.accounting import SACCT_FIELDS, SQUEUE_FORMAT
-from nexa_sdk.scheduling.slurm.sandbox import Sandbox, SandboxSpec, install_hint, missing_programs
+from nexa_sdk.scheduling.slurm.sandbox import Sandbox, SandboxSpec
 from nexa_sdk.states import State
 
-REPOSITORY = Path(__file__).parents[2]
 RECORDED = REPOSITORY / "tests" / "data" / "slurm"
-VERSIONS = ("20.11", "22.05", "24.11", "26.05")
 PATIENCE = 240.0  # seconds: a walltime of one minute may end a minute late
-
-
-def native_version() -> str:
-    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    program = shutil.which("slurmctld", path=path)
-    words = subprocess.run([program, "-V"], capture_output=True, text=True).stdout if program else ""
-    found = re.search(r"\d+\.\d+", words)
-    return found[0] if found else "none"
-
-
-NATIVE = native_version()
 MANY = [pytest.param(version, marks=[] if version == NATIVE else pytest.mark.full) for version in dict.fromkeys([NATIVE, *VERSIONS])]
+# What is requeued waits for longer than accounting may go unasked, so that it is shown as waiting.
+SPEC = SandboxSpec(nodes=3, gpus_per_node=0, min_job_age=40, slurmd_timeout=20, cred_expire=45, kill_wait=2)
 
 
 @pytest.fixture(scope="module", params=MANY)
 def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """Start a sandbox of a version; node n1 is everybody's, n2 is for preemption, n3 gets lost."""
-    version = request.param
-    with pytest.MonkeyPatch.context() as patch:
-        if version == "none":
-            pytest.skip(f"no Slurm here; get it by: {install_hint()}")
-        if version != NATIVE:
-            made = subprocess.run(["bash", REPOSITORY / "bin" / "slurm-versions", version], capture_output=True, text=True)
-            if made.returncode:
-                pytest.skip(made.stderr.strip())
-            folder = made.stdout.rstrip().partition("\t")[2]
-            patch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
-        if missing_programs():
-            pytest.skip(f"no Slurm here; get it by: {install_hint()}")
-        place = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
-        sandbox = Sandbox(place / "box")
-        try:
-            # What is requeued waits for longer than accounting may go unasked, so that it is shown as waiting.
-            sandbox.start(SandboxSpec(nodes=3, gpus_per_node=0, min_job_age=40, slurmd_timeout=20, cred_expire=45, kill_wait=2))
-            yield sandbox
-        finally:
-            if sandbox.status():
-                sandbox.destroy()
-            shutil.rmtree(place, ignore_errors=True)
-        assert "slurm-versions" not in Path("/proc/self/mountinfo").read_text(), "what is mounted is gone with the programs"
+    with sandbox_of(request.param, SPEC) as sandbox:
+        yield sandbox
 
 
 class Scene:
@@ -157,6 +123,16 @@ def cancelled_as_soon_as_some_run(scene: Scene) -> Iterator[Step]:
     yield run, ["COMPLETED 0", *["CANCELLED"] * 9]
 
 
+def watched(scene: Scene) -> Iterator[Step]:
+    """The agent runs on the node's own Python: 3.9 beside 20.11."""
+    run = scene.launch("until [ -e seen ]; do sleep 0.2; done", telemetry=0.2)
+    yield run, ["RUNNING"]
+    yield lambda: len(run.utilization().dropna(subset=["cpu"])) > 2
+    assert run.utilization().attrs["complaints"] == {}
+    Path("seen").touch()
+    yield run, ["COMPLETED 0"]
+
+
 def never_started(scene: Scene) -> Iterator[Step]:
     run = scene.launch("exit 0", *range(3), options={"hold": True})
     yield run, ["PENDING"] * 3
@@ -239,6 +215,7 @@ QUICK: list[Scenario] = [
     running_ones_cancelled_by_us_and_by_others,
     pending_ones_cancelled_alone_and_then_the_rest,
     cancelled_as_soon_as_some_run,
+    watched,
     never_started,
     no_folder_for_the_log,
 ]

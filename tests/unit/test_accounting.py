@@ -27,7 +27,7 @@ def test_squeue_rows() -> None:
     assert set(tasks) == {0, 1, 2, 3}
     assert tasks[3] == TaskStatus(State.PENDING, reason="JobArrayTaskLimit")
     assert tasks[2] == TaskStatus(State.RUNNING, start=1795381733.0, node="n1")
-    assert tasks[0] == TaskStatus(State.COMPLETED, start=1795381700.0, end=1795381710.0, node="n2")
+    assert tasks[0] == TaskStatus(State.COMPLETED, 0, start=1795381700.0, end=1795381710.0, node="n2")
     assert tasks[1].reason == ""
 
 

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nexa_sdk.definition
-from nexa_sdk import Sweep
+from nexa_sdk import Budget, Cluster, Sweep
 from nexa_sdk.definition import Definition, Launcher, SweepDefinition, build, load
 from nexa_sdk.errors import DefinitionError, NexaError, SweepError
 from nexa_sdk.job import Job
@@ -41,6 +41,7 @@ def test_the_documented_example_means_what_its_comments_say():
     documented = nexa_sdk.definition.__doc__.partition("::\n\n")[2].partition("\n\nWithout")[0]
     definition = read(documented)
     assert definition.cluster == "local"
+    assert definition.budget == Budget("50 USD")
     assert definition.job == Job(time="2:00:00", gpus_per_node=2, secrets=["WANDB_API_KEY"])
     sweep = definition.sweep
     assert (sweep.name, sweep.tags, sweep.wandb_group, dict(sweep.env)) == ("lr-study", ("baseline",), "lr-study", {"OMP_NUM_THREADS": "4"})
@@ -55,6 +56,31 @@ def test_the_smallest_definition_is_a_command():
     definition = read("sweep: {base_args: python train.py}")
     assert definition.sweep.command == ("python", "train.py")
     assert (len(definition.sweep), definition.job, definition.cluster) == (1, Job(), None)
+
+
+def test_a_budget_goes_into_the_plan_unless_another_is_given():
+    definition = read("""
+        budget: {amount: 2.50 EUR, until_spent: true}
+        sweep: {base_args: python train.py}
+    """)
+    assert definition.budget == Budget("2.50 EUR", until_spent=True)
+    plan = Cluster("local").plan(definition, allow_unknown=True)
+    assert plan.hold.budget == definition.budget
+    assert Cluster("local").plan(definition, budget="3 USD", allow_unknown=True).hold.budget == Budget("3 USD")
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ("fifty", "line 1: budget='fifty' is no amount; give a number above 0"),
+        ("{amount: 5, until: true}", "line 1: budget.until: no such field"),
+        ("{amount: 5, until_spent: often}", "line 1: budget.until_spent: "),
+        ("{until_spent: true}", "line 1: budget.amount: field required"),
+        ("[5]", "line 1: budget=[5] is no budget; give '50 USD'"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused_with_its_line(budget, words):
+    assert words in str(refusal(f"budget: {budget}\nsweep: {{base_args: python train.py}}"))
 
 
 def test_plain_scalars_are_those_of_yaml_1_2():

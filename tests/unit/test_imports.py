@@ -30,6 +30,7 @@ HEAVY = {"pydantic", "pandas", "plotly", "paramiko", "ipywidgets", "docker", "IP
         "from nexa_sdk import Sweep; sweep = Sweep('python train.py', grid={'lr': [0.1, 0.01], 'seed': range(3)}); sweep[4], repr(sweep), sweep.argv(4)",
         "from nexa_sdk import NexaError, RunFailed, State, loguniform",
         "from nexa_sdk import CostReport",
+        "import nexa_sdk; nexa_sdk.ui.sweep; assert 'ui' in dir(nexa_sdk)",
         "from nexa_sdk import profiles; profiles.profiles()",
     ],
 )
@@ -44,6 +45,7 @@ def test_nothing_heavy_is_loaded(program: str) -> None:
 # ---- what is public ----------------------------------------------------------------------------
 
 PUBLIC = [
+    "Budget",
     "Cluster",
     "CostReport",
     "Job",
@@ -55,12 +57,15 @@ PUBLIC = [
     "State",
     "Sweep",
     "attach",
+    "budgets",
     "choice",
     "clusters",
     "loguniform",
     "normal",
     "randint",
     "runs",
+    "set_budget",
+    "track_usage",
     "uniform",
 ]
 
@@ -89,13 +94,15 @@ def test_a_type_checker_sees_the_same_names_in_the_same_places() -> None:
 # A file imports from floors below, or from its own folder without circles.
 FLOORS = [
     # values: no I/O
-    "errors states retry values variables command_line written distributions space passing sweep walltime tasks records job cost_report settings display yaml_lines definition",
-    "transports journal journal_file code_version project_files",  # how a command reaches a machine; what was submitted
-    "scheduling containers monitoring provisioning",  # four wings; none imports another
-    "plan program_checks cluster profiles finding snapshots code_records run actions retrying keepers keeping attempts task_records waiting submission predecessors job_secrets tables container",  # objects that act, and what a run is made of
+    "errors states retry values variables command_line written distributions space passing sweep walltime tasks records job rates budget token_price cost_line cost_report cost_figures focus focus_calls estimate settings display yaml_lines definition manifest",
+    "transports journal journal_file toml_lines code_version project_files",  # how a command reaches a machine; what was submitted
+    "scheduling containers monitoring provisioning remote",  # wings; none imports another
+    "plan capacity program_checks program_parameters cluster known profiles finding now snapshots code_records run actions retrying keepers keeping attempts task_records waiting log_tail watched submission charges hold budgeting run_budget predecessors job_secrets tables container syncing fetching remote_cell cell_following",  # objects that act, and what a run is made of
     "operations",  # the specification's functions, thin over the objects
     "verbs",  # what %nexa and the console command share
-    "notebook cli __main__",
+    "draft",  # what a form is a face of
+    "notebook",
+    "ui cli __main__",
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
@@ -103,8 +110,16 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 LOOKS_UPSTAIRS = {
     ("nexa_sdk", "load_ipython_extension", "nexa_sdk.notebook.magics"),
     ("nexa_sdk", "unload_ipython_extension", "nexa_sdk.notebook.magics"),
-    ("nexa_sdk.waiting", "wait", "nexa_sdk.notebook.live"),
-    ("nexa_sdk.run", "Run.watch", "nexa_sdk.notebook.live"),
+    ("nexa_sdk.waiting", "wait", "nexa_sdk.notebook.progress"),
+    ("nexa_sdk.cost_report", "CostReport.between", "nexa_sdk.monitoring.ledger"),
+    ("nexa_sdk.run", "Run.watch", "nexa_sdk.ui"),
+    ("nexa_sdk.run", "Run._ipython_display_", "nexa_sdk.ui"),
+    ("nexa_sdk.remote_cell", "_output", "nexa_sdk.notebook.cell_output"),
+    ("nexa_sdk.syncing", "progress_of", "nexa_sdk.notebook.transfer"),
+    ("nexa_sdk.cluster", "Cluster.watch", "nexa_sdk.ui"),
+    ("nexa_sdk.run", "Run.top", "nexa_sdk.ui"),
+    ("nexa_sdk.sweep", "Sweep.edit", "nexa_sdk.ui"),
+    ("nexa_sdk.verbs.build", "_build", "nexa_sdk.ui"),
     ("nexa_sdk.scheduling.slurm.batch", "prepare_slurm_batch", "nexa_sdk.cluster"),
 }
 

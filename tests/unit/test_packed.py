@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_rows import lay_down
 from test_script import TELL, script_of
+from until import wait_until
 
 from nexa_sdk import Cluster, Job, Sweep
 from nexa_sdk.definition import load
@@ -59,13 +59,6 @@ def ends(folder: Path, task: int = 0) -> dict[int, int]:
 def told(folder: Path, name: str) -> tuple[list[str], dict[str, str]]:
     words, env = json.loads((folder / f"logs/{name}.log").read_text())
     return words, env
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def program(code: str) -> list[str]:

@@ -1,6 +1,14 @@
-"""What is asked of accounting, and what is remembered. The two commands are stand-ins that answer with recorded text."""
+"""What is asked of accounting, and what is remembered. The two commands are stand-ins that answer with recorded text.
+
+Each test is run twice: as on a near cluster, with a command for each question, and as on a far one,
+where one shell script asks both.
+"""
 
 from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -14,13 +22,17 @@ from nexa_sdk.transports.base import Completed
 class Slurm:
     """squeue and sacct of one job, 17: for each task its state, and the rows of its executions."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, folder: Path) -> None:
+        self.folder, self.commands = folder, 0
         self.queue = dict.fromkeys(range(count), "PENDING")
         self.rows: dict[int, list[str]] = {}
         self.asked: list[str] = []
         self.is_down = False
 
-    def run(self, *argv: str) -> Completed:
+    def run(self, *argv: str, stdin: bytes = b"") -> Completed:
+        self.commands += 1
+        if argv[0] == "sh":
+            return self._run_in_a_shell(argv, stdin)
         about = argv[argv.index("-j") + 1]
         if argv[0] == "squeue":
             times = {task: "100|200" if state != "PENDING" else "N/A|N/A" for task, state in self.queue.items()}
@@ -32,19 +44,43 @@ class Slurm:
         lines = [f"17_{task}|{row}" for task, rows in self.rows.items() if wanted is None or task in wanted for row in rows]
         return Completed(0, "\n".join(lines), "")
 
+    def _run_in_a_shell(self, argv: tuple[str, ...], stdin: bytes) -> Completed:
+        """Run a script that finds both as programs."""
+        for name, script in PROGRAMS.items():
+            (self.folder / name).write_text(f"#!/bin/sh\ncd '{self.folder}'\n{script}")
+            (self.folder / name).chmod(0o755)
+        (self.folder / "queue").write_text(self.run("squeue", "-j", "17").stdout)
+        (self.folder / "rows").write_text("".join(f"17_{task}|{row}\n" for task, rows in self.rows.items() for row in rows))
+        (self.folder / "asked").write_text("")
+        self.commands -= 1
+        path = f"{self.folder}:{os.environ['PATH']}"
+        done = subprocess.run(argv, input=stdin, env={"PATH": path, "down": "yes" if self.is_down else ""}, capture_output=True)
+        self.asked += (self.folder / "asked").read_text().split()
+        return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
+
     def end(self, task: int, state: str = "COMPLETED", *, start: int = 100, end: int = 200) -> None:
         self.queue[task] = state
         self.rows.setdefault(task, []).append(f"{state}|0:0|{start}|{end}|n1|None")
 
 
-@pytest.fixture
-def slurm() -> Slurm:
-    return Slurm(1000)
+PROGRAMS = {
+    "squeue": "cat queue\n",
+    "sacct": """while [ "$1" != -j ]; do shift; done
+echo "$2" >> asked
+[ -z "$down" ] || { echo 'sacct: error: Problem talking to the database' >&2; exit 1; }
+if [ "$2" = 17 ]; then cat rows; else grep -E "^($(echo "$2" | tr , '|'))[|]" rows || :; fi
+""",
+}
 
 
 @pytest.fixture
-def look(slurm: Slurm):
-    poller = Poller(slurm.run, lambda: True)
+def slurm(tmp_path: Path) -> Slurm:
+    return Slurm(1000, tmp_path)
+
+
+@pytest.fixture(params=[pytest.param(False, id="near"), pytest.param(True, id="far")])
+def look(slurm: Slurm, request: pytest.FixtureRequest):
+    poller = Poller(slurm.run, lambda: True, is_far=request.param)
     return lambda: {task: status.state.value for task, status in poller.poll([ArrayHandle("17", "/runs", 1000)])["17"].items()}
 
 
@@ -159,3 +195,14 @@ def test_a_controller_that_does_not_answer_is_an_error() -> None:
     down = Completed(1, "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     with pytest.raises(CommandFailed, match="Unable to contact"):
         Poller(lambda *_: down, lambda: True).poll([ArrayHandle("17", "/runs", 1)])
+
+
+@pytest.mark.parametrize("look", [True], indirect=True)
+def test_a_far_cluster_is_asked_in_one_command(slurm: Slurm, look) -> None:
+    for change in ([], [3], [], range(10, 20), range(100, 400), []):
+        slurm.commands = 0
+        for task in change:
+            slurm.end(task)
+        states = look()
+        assert slurm.commands == 1
+        assert all(states[task] == "COMPLETED" for task in change)

@@ -187,3 +187,11 @@ def test_an_unchanged_tree_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     best = min(took() for _ in range(7))
     print(f"{best:.3f} s")
     assert best < 0.15 * 4, "0.15 s on an idle machine"
+
+
+def test_files_of_secrets_stay_unless_they_are_asked_for(root: Path) -> None:
+    lay(root, **{".env": "TOKEN=1", "pkg/.env": "TOKEN=2", "env.py": ""})
+    assert not {".env", "pkg/.env"} & names(root)
+    assert {entry.path for entry in Project(root).left_out} >= {".env", "pkg/.env"}
+    lay(root, **{".nexaignore": "!/.env\n"})
+    assert {".env", "pkg/.env", "env.py"} & names(root) == {".env", "env.py"}

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nexa_sdk import Job, Sweep
+from nexa_sdk.monitoring.telemetry import start_lines
 from nexa_sdk.passing import argv, environment
 from nexa_sdk.scheduling.slurm.bash import quote, variable_names
 from nexa_sdk.scheduling.slurm.rows import RowFiles
@@ -251,11 +253,11 @@ def test_directives_survive_a_hostile_path(tmp_path: Path) -> None:
 
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-GOLDENS = ["grid", "switches", "table", "beside", "packed", "side-by-side"]
+GOLDENS = ["grid", "switches", "table", "beside", "packed", "side-by-side", "watched", "watched-on-two-nodes", "budget", "budget-packed"]
 
 
 def golden(name: str) -> tuple[Sweep, Job]:
-    if name == "grid":
+    if name in ("grid", "budget"):
         return Sweep("python train.py", {"lr": [1e-3, 1e-4], "seed": range(3)}, name="lr-sweep"), Job(
             time="2:00:00", gpus_per_node=1, throttle=2, modules=["cuda/12.1"]
         )
@@ -275,11 +277,15 @@ def golden(name: str) -> tuple[Sweep, Job]:
                 secrets=["WANDB_API_KEY"],
             ),
         )
-    if name == "packed":
+    if name.endswith("packed"):
         return Sweep("python train.py", {"lr": [1e-3, 1e-4], "seed": range(5)}, name="packed"), Job(time="2:00:00", gpus=1, pack=4)
     if name == "side-by-side":
         return Sweep("python train.py", {"lr": [1e-3, 1e-4], "seed": range(2)}, name="pairs", where=lambda t: t["seed"] < 2), Job(
             time="2:00:00", gpus=4, pack=2, side_by_side=True, signal="TERM@60"
+        )
+    if name.startswith("watched"):
+        return Sweep("python train.py", {"lr": [1e-3, 1e-4]}, name=name), Job(
+            time="2:00:00", gpus_per_node=8, nodes=2 if name.endswith("nodes") else None, secrets=["WANDB_API_KEY"], telemetry=True
         )
     if name == "beside":
         rows = [{"lr": 1e-3, "resume": None, "amp": True}, {"lr": 1e-4, "resume": "last.pt", "amp": False}]
@@ -299,6 +305,10 @@ def test_golden_scripts(name: str) -> None:
     run = f"{sweep.name}-7f3a9c"
     folder = f"/home/ada/.nexa/runs/{run}"
     array = ArrayScript(run, f"{run}-0", folder, 0, len(sweep), len(sweep), "/home/ada/project", are_rows_beside=name == "beside")
+    if job.sampled_every is not None:
+        array = replace(array, beside=start_lines(job.sampled_every, tasks=len(sweep), nodes=job.nodes or 1))
+    if name.startswith("budget"):
+        array = replace(array, has_budget=True, ends_running=name == "budget-packed")
     text = render(sweep, job, array)
     path = GOLDEN / f"{name}.sbatch"
     if os.environ.get("UPDATE_GOLDEN"):

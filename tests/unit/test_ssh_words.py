@@ -6,14 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import paramiko
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from nexa_sdk.errors import ClusterError, HostKeyChanged, HostKeyUnknown, InvalidInput
 from nexa_sdk.transports.ssh import host_keys
-from nexa_sdk.transports.ssh.address import Address
+from nexa_sdk.transports.ssh.address import Address, read_hosts, write_hosts
 from nexa_sdk.transports.ssh.config import SshSettings, resolve
 from nexa_sdk.transports.ssh.remote import Started, find_start
 
@@ -34,6 +34,29 @@ from nexa_sdk.transports.ssh.remote import Started, find_start
 def test_an_address(text: str, address: Address) -> None:
     assert Address.read(text) == address
     assert Address.read(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("hosts://gpu1,gpu2", ["gpu1", "gpu2"]),
+        ("hosts://ada@gpu1:22,gpu2", ["gpu1", "gpu2"]),
+        ("hosts://gpu1,gpu1:2222,ada@gpu1:2222,bob@gpu1", ["gpu1", "gpu1.2222", "gpu1.ada", "gpu1.bob"]),
+        ("hosts://[2001:db8::1],10.0.0.1", ["2001-db8--1", "10.0.0.1"]),
+    ],
+)
+def test_addresses_of_several_hosts_name_their_jobs(text: str, names: list[str]) -> None:
+    assert list(read_hosts(text)) == names
+    assert write_hosts(read_hosts(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["hosts://", "hosts://gpu1,", "hosts://gpu1,gpu1", "hosts://a b", "hosts://-x", "hosts://ada:pw@gpu1", "hosts://$(x)"]
+)
+def test_addresses_of_several_hosts_that_are_none(text: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        read_hosts(text)
+    assert "pw" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +195,8 @@ WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 PROGRAM = ["python3", "-c", "import os, sys; print(ascii([sys.argv[1:], os.environ.get('X'), sys.stdin.buffer.read()]))"]
 
 
-@given(argv=st.lists(WORDS, min_size=1, max_size=4), value=WORDS, rest=st.binary(max_size=200), is_long=st.booleans())
+@hypothesis.settings(deadline=None)
+@hypothesis.given(argv=st.lists(WORDS, min_size=1, max_size=4), value=WORDS, rest=st.binary(max_size=200), is_long=st.booleans())
 def test_any_words_arrive_as_they_are_and_stdin_with_them(argv: list[str], value: str, rest: bytes, is_long: bool) -> None:
     argv = [*argv, "x" * 40_000] if is_long else argv
     started = Started([*PROGRAM, *argv], {"X": value, "PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nexa_sdk.errors import ClusterError
+from nexa_sdk.errors import ClusterError, Unreachable
 from nexa_sdk.scheduling.base import ArrayHandle, TaskStatus
 from nexa_sdk.scheduling.watcher import Clock, Watcher
 from nexa_sdk.states import State
@@ -87,6 +87,36 @@ def test_one_that_does_not_answer_is_left_alone_for_a_while() -> None:
     clock = Hurried(4)
     pauses = watched(Answering(clock, states=[ClusterError("it is down")]), clock)
     assert pauses[0] == 5.0
+
+
+def test_a_host_that_is_away_is_not_left_alone_for_as_long_as_it_was_waited_for() -> None:
+    clock = Hurried(6)
+    pauses = watched(Answering(clock, states=[Unreachable("it is away")], takes=10.0), clock)
+    assert pauses[0] == 5.0
+    assert max(pauses) <= 30.0
+
+
+def test_a_host_that_is_away_is_asked_once_for_all_who_listen_and_again_for_a_person() -> None:
+    clock = Hurried(2)
+    scheduler = Answering(clock, states=[Unreachable("it is away")])
+    watcher = Watcher(scheduler, clock)  # type: ignore[arg-type]
+    arrays = [ArrayHandle("17", "/runs", 1)]
+    told: list[str] = []
+
+    def look() -> None:
+        try:
+            watcher.ask(arrays, max_age=5.0)
+        except Unreachable as error:
+            told.append(str(error))
+
+    subscription = watcher.subscribe(lambda: arrays, lambda: [look() for _ in range(3)])
+    assert clock.over.wait(30)
+    subscription.close()
+    asked = len(scheduler.asked)
+    assert (asked, len(told)) == (2, 6), "once a round, whoever looks"
+    with pytest.raises(Unreachable, match="it is away"):
+        watcher.ask(arrays, max_age=5.0)
+    assert len(scheduler.asked) == asked + 1, "who asks in a cell is not put off"
 
 
 def test_all_are_asked_for_in_one_question_however_many_look() -> None:

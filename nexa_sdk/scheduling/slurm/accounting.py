@@ -55,6 +55,7 @@ def _queued(words: str) -> TaskStatus | None:
     state = _state(state_text)
     return TaskStatus(
         state,
+        0 if state is State.COMPLETED else None,  # that is what it means; of the others only accounting and records tell
         start=_time(start) if state is not State.PENDING else None,  # else the expected start
         end=_time(end) if state in _TERMINAL else None,  # else the limit
         node=node,

@@ -78,7 +78,8 @@ def number_items(numbers: Sequence[float], *, indent: str = "  ", width: int = 9
 _TAKEN = frozenset(
     "run node name first trial trials row rows slot slots gpus combination i record logged started begun code pid pids signal "
     "stop events restarts left share before cause claim claimed ended secrets now histchars auto_resume "
-    "http_proxy https_proxy ftp_proxy all_proxy no_proxy job attempt".split()
+    "http_proxy https_proxy ftp_proxy all_proxy no_proxy job attempt "
+    "budget budget_entry budget_used budget_running budget_limit budget_warning budget_longest budget_words".split()
 )
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, overload
 from nexa_sdk.sweep import Sweep
 
 if TYPE_CHECKING:
-    from nexa_sdk.cost_report import CostReport
     from nexa_sdk.definition import Launcher, SweepDefinition
+    from nexa_sdk.estimate import Estimate
     from nexa_sdk.job import Job
     from nexa_sdk.plan import Plan
     from nexa_sdk.run import Run
@@ -65,7 +65,7 @@ class SlurmBatchArtifacts:
         return _Commands(self.plan.sweep)
 
     @property
-    def cost(self) -> CostReport:
+    def cost(self) -> Estimate:
         """What it takes at most."""
         return self.plan.cost()
 

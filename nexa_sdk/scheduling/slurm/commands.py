@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nexa_sdk.errors import ClusterError, ClusterNotFound, CommandFailed, CommandTimeout
 from nexa_sdk.retry import Bounds
-from nexa_sdk.scheduling.base import ArrayHandle, Check, Limits, Scheduler, Submission, TaskStatus, Verdict
+from nexa_sdk.scheduling.base import ArrayHandle, Check, Limits, Scheduler, Submission, TaskStatus, Usage, Verdict
+from nexa_sdk.scheduling.capacity import Node, QueuedJob
 from nexa_sdk.scheduling.environment import for_questions, for_trials
 from nexa_sdk.scheduling.slurm import accounting, checks, submit_limits, submitting
+from nexa_sdk.scheduling.slurm.nodes import QUEUE_FORMAT, SINFO_FIELDS, read_nodes, read_queue
 from nexa_sdk.scheduling.slurm.polling import Poller
+from nexa_sdk.scheduling.slurm.usage import USAGE_FIELDS, read_usage
 from nexa_sdk.transports.base import Completed, Transport
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from nexa_sdk.job import Job
 
 __all__ = ["SlurmScheduler"]
 
 # seconds: a controller that is down is waited for by its own clients for 10, then they give up
 ANSWER = 30.0
+LONG_ANSWER = 300.0  # seconds: months of a whole cluster are many rows
+AT_ONCE = 500  # arrays that sacct is asked for in one line
+LATE = 60  # seconds that two machines' clocks may differ
 ORDER = 120.0  # seconds: a keeper that is at work is waited for
 
 
@@ -40,14 +49,14 @@ class SlurmScheduler(Scheduler):
         self.settings = dict(settings or {})
         self._config: dict[str, str] | None = None
         self._accounts: dict[str, dict[str, str]] = {}  # what sacctmgr says of the limits, by account
-        self._poller = Poller(self._run, lambda: self.has_accounting)
+        self._poller = Poller(self._run, lambda: self.has_accounting, is_far=not transport.is_here)
 
     # ---- asking ---------------------------------------------------------------------------------
 
-    def _run(self, *argv: str, timeout: float = ANSWER) -> Completed:
+    def _run(self, *argv: str, stdin: bytes = b"", timeout: float = ANSWER) -> Completed:
         environment = for_questions({**self.transport.environment(), **self.settings})
         try:
-            return self.transport.run(argv, env=environment, timeout=timeout)
+            return self.transport.run(argv, env=environment, stdin=stdin, timeout=timeout)
         except ClusterNotFound as error:
             raise ClusterNotFound(
                 f"no Slurm here: {error}. Work on a machine that has it, or use Cluster('local'), which "
@@ -81,9 +90,17 @@ class SlurmScheduler(Scheduler):
         """Return the partitions, as sinfo tells of them now."""
         return accounting.read_partitions(self._ask("sinfo", "-h", "-o", "%P|%a|%l|%D|%G"))
 
-    def partitions(self) -> list[str]:
-        """Name the partitions."""
-        return list(self.partition_table())
+    def partitions(self) -> dict[str, timedelta | None]:
+        """Name the partitions, and how long a job may run in each."""
+        return {name: partition.limit for name, partition in self.partition_table().items()}
+
+    def nodes(self) -> list[Node]:
+        """Ask sinfo; see the base class."""
+        return read_nodes(self._ask("sinfo", "-h", "-N", "-O", SINFO_FIELDS))
+
+    def queue(self, *, everyone: bool) -> list[QueuedJob]:
+        """Ask squeue; see the base class."""
+        return read_queue(self._ask("squeue", "-h", *([] if everyone else ["--me"]), "-o", QUEUE_FORMAT))
 
     # ---- submitting -----------------------------------------------------------------------------
 
@@ -91,18 +108,18 @@ class SlurmScheduler(Scheduler):
         """Lay the files down and submit; see the base class."""
         return submitting.submit(self.transport, submission, self._for_trials())
 
-    def void(self, token: str, folder: str, send: int) -> Verdict:
+    def void(self, token: str, folder: str, send: int, *, nodes: str | None = None) -> Verdict:
         """Keep what is still on its way from being submitted; see the base class."""
         return submitting.void(self.transport, token, folder, send, self._for_trials())
 
-    def disown(self, token: str, folder: str, job_id: str) -> bool:
+    def disown(self, token: str, folder: str, job_id: str, *, nodes: str | None = None) -> bool:
         """Take back a job that a killed controller lost; see the base class."""
         return submitting.disown(self.transport, token, folder, job_id, self._for_trials())
 
     def _for_trials(self) -> dict[str, str]:
         return for_trials({**self.transport.environment(), **self.settings})
 
-    def find(self, token: str, folder: str) -> str | None:
+    def find(self, token: str, folder: str, *, nodes: str | None = None) -> str | None:
         """Find a submission by its token: in squeue, in the run's folder, in sacct."""
         answer = self._ask("squeue", "-h", "-t", "all", "-n", token, "-o", "%F")
         jobs = {word for word in answer.split() if word.isdecimal()}
@@ -163,6 +180,45 @@ class SlurmScheduler(Scheduler):
         if answer.returncode and "Invalid job id" not in answer.stderr:
             raise CommandFailed("squeue", answer.returncode, answer.stderr)
         return array.job_id in answer.stdout.split()
+
+    # ---- what was used --------------------------------------------------------------------------
+
+    accounts_late = 15.0
+
+    @property
+    def counts_gpus(self) -> bool:  # type: ignore[override]
+        """Whether accounting counts GPUs: a site has to say so."""
+        return "gres/gpu" in self.config().get("AccountingStorageTRES", "")
+
+    def usage(self, arrays: Sequence[ArrayHandle], *, keepers: Sequence[str] = ()) -> list[Usage] | None:
+        """Ask sacct; see the base class."""
+        if not self.has_accounting:
+            return None
+        found: list[Usage] = []
+        for k in range(0, len(arrays), AT_ONCE):
+            some = arrays[k : k + AT_ONCE]
+            names = {array.name for array in some}
+            only = ["--name", ",".join(sorted(names))] if all(names) else []
+            found += self._ask_usage("-j", ",".join(array.job_id for array in some), *only)
+        for k in range(0, len(keepers), AT_ONCE):
+            names = {f"{token}-keeper" for token in keepers[k : k + AT_ONCE]}
+            found += self._ask_usage("--name", ",".join(sorted(names)), "-S", "now-365days")
+        # For some seconds a task's row may have its raw id: it comes again under its own.
+        return [row for row in found if "_" in row.job or row.name.endswith("-keeper")]
+
+    def usage_since(self, since: float, *, everyone: bool) -> list[Usage] | None:
+        """Ask sacct; see the base class."""
+        if not self.has_accounting:
+            return None
+        ago = max(0, int(time.time() - since)) + LATE  # relative: the cluster's time zone may be another
+        return self._ask_usage("-S", f"now-{ago}seconds", *(["-a"] if everyone else []))
+
+    def _ask_usage(self, *which: str) -> list[Usage]:
+        now = time.time()
+        answer = self._run("sacct", "-n", "-P", "-X", "-D", *which, f"--format={USAGE_FIELDS}", timeout=LONG_ANSWER)
+        if answer.returncode:
+            raise CommandFailed("sacct", answer.returncode, answer.stderr)
+        return list(read_usage(answer.stdout, now=now))
 
     # ---- keepers --------------------------------------------------------------------------------
 

@@ -219,6 +219,7 @@ cause_of() {
   if [[ $record =~ \"exit\":([0-9]+) ]]; then exit=${BASH_REMATCH[1]}; fi
   if [[ $record =~ \"start\":([0-9]+) ]]; then begun=${BASH_REMATCH[1]}; fi
   if [[ $record =~ \"end\":([0-9]+) ]]; then end=${BASH_REMATCH[1]}; fi
+  if [[ $record == *'"stopped":'* ]]; then cause=CANCELLED at_once=no; return 0; fi # the budget was spent
   at_once=no
   if [[ -n $begun && -n $end ]] && ((end - begun < AT_ONCE)); then at_once=yes; fi
   if [[ -z $word ]]; then # Slurm knows nothing of it any more, or never said

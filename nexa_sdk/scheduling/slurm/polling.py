@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from nexa_sdk.errors import CommandFailed
 from nexa_sdk.scheduling.base import ArrayHandle, TaskStatus
-from nexa_sdk.scheduling.slurm import accounting
+from nexa_sdk.scheduling.slurm import accounting, one_question
 from nexa_sdk.scheduling.slurm.accounting import Accounted
+from nexa_sdk.scheduling.slurm.one_question import Answered
 from nexa_sdk.states import State
 from nexa_sdk.transports.base import Completed
 
@@ -54,9 +55,14 @@ class _Memory:
     def count_missing(self, live: Mapping[int, TaskStatus], count: int) -> int:
         """Count the tasks that neither the controller nor accounting knows, of so many."""
         rows, collapsed = self.rows.explicit, self.rows.collapsed
-        told = {task for task, row in rows.items() if row.state.is_terminal and task not in self.again}
+        told = self.told
         told.update(task for task, row in collapsed.items() if row.state.is_terminal and task not in rows)
         return max(0, count - len(told.union(live)))
+
+    @property
+    def told(self) -> set[int]:
+        """The tasks whose end is known from accounting."""
+        return {task for task, row in self.rows.explicit.items() if row.state.is_terminal and task not in self.again}
 
     def learn(self, told: Accounted, *, is_whole: bool) -> None:
         """Take in what sacct said, of the whole job or of some tasks."""
@@ -81,10 +87,13 @@ class Poller:
         Runs a command, and returns what it answered.
     has_accounting : callable
         Says whether there is a database that sacct can ask.
+    is_far : bool
+        Whether a command takes longer than what it does: both are asked in one then.
     """
 
-    def __init__(self, run: Callable[..., Completed], has_accounting: Callable[[], bool]) -> None:
+    def __init__(self, run: Callable[..., Completed], has_accounting: Callable[[], bool], *, is_far: bool = False) -> None:
         self._run = run
+        self._is_far = is_far
         self._has_accounting = has_accounting
         self._memories: dict[str, _Memory] = {}
         self._names = ""  # of what is asked for: a job of that id that has another name is another's
@@ -96,18 +105,30 @@ class Poller:
             return {}
         names = {array.name for array in arrays}
         self._names = ",".join(sorted(names)) if all(names) else ""
-        only = ["-n", self._names] if self._names else []
-        answer = self._run("squeue", "-h", "-r", "-t", "all", "-j", ",".join(jobs), *only, "-o", accounting.SQUEUE_FORMAT)
+        has_accounting = self._has_accounting()
+        answered = self._ask(list(jobs), in_one=self._is_far and has_accounting)
+        answer = answered.queue
         # Asked for one job alone that it has forgotten, squeue fails; among others it skips it.
         if answer.returncode and "Invalid job id" not in answer.stderr:
             raise CommandFailed("squeue", answer.returncode, answer.stderr)
         queued = accounting.read_squeue(answer.stdout)
-        if not self._has_accounting():
+        if not has_accounting:
             return accounting.merge(jobs, queued, {})
-        self._account(jobs, queued)
+        self._account(jobs, queued, answered)
         return accounting.merge(jobs, queued, {job: self._memories[job].rows for job in jobs})
 
-    def _account(self, jobs: Mapping[str, int], queued: accounting.Tasks) -> None:
+    def _ask(self, jobs: Sequence[str], *, in_one: bool) -> Answered:
+        """Ask the queue; in one command with it also accounting, for what is foreseen to be asked."""
+        if not in_one:
+            only = ["-n", self._names] if self._names else []
+            words = ("squeue", "-h", "-r", "-t", "all", "-j", ",".join(jobs), *only, "-o", accounting.SQUEUE_FORMAT)
+            return Answered(self._run(*words))
+        now, memories = time.monotonic(), {job: self._memories.get(job, _Memory()) for job in jobs}
+        whole = [job for job, memory in memories.items() if now - memory.asked > AGE]
+        told = {job: memory.told for job, memory in memories.items()}
+        return one_question.ask(self._run, jobs, names=self._names, told=told, whole=whole, few=FEW)
+
+    def _account(self, jobs: Mapping[str, int], queued: accounting.Tasks, answered: Answered) -> None:
         """Ask accounting for what it alone can tell and has not told yet."""
         now = time.monotonic()
         whole, some = [], []
@@ -122,14 +143,21 @@ class Poller:
         self._memories = {job: memory for job, memory in self._memories.items() if memory.wanted > now - KEPT}
         if not (whole or some):
             return
-        only = ["--name", self._names] if self._names else []
-        rows = self._run("sacct", "-n", "-P", "-X", "-D", "-j", ",".join([*whole, *some]), *only, f"--format={accounting.SACCT_FIELDS}")
-        if rows.returncode:  # while its database is away, what squeue knows has to do
+        if answered.asked.issuperset([*whole, *some]):
+            rows = answered.rows
+        else:
+            rows = self._ask_accounting([*whole, *some])
+        if rows is None:  # while its database is away, what squeue knows has to do
             return
-        told = accounting.read_sacct(rows.stdout)
+        told = accounting.read_sacct(rows)
         for job in whole:
             memory = self._memories[job]
             memory.learn(told.get(job, Accounted()), is_whole=True)
             memory.asked, memory.missing = now, memory.count_missing(queued.get(job, {}), jobs[job])
         for job in {name.partition("_")[0] for name in some}:
             self._memories[job].learn(told.get(job, Accounted()), is_whole=False)
+
+    def _ask_accounting(self, wanted: Sequence[str]) -> str | None:
+        only = ["--name", self._names] if self._names else []
+        rows = self._run("sacct", "-n", "-P", "-X", "-D", "-j", ",".join(wanted), *only, f"--format={accounting.SACCT_FIELDS}")
+        return rows.stdout if not rows.returncode else None

@@ -102,9 +102,9 @@ restarts=${{SLURM_RESTART_COUNT:-0}} code=0 left=0
 for slot in "${{!trials[@]}}"; do
   if ((restarts)) && grep -q "^{{\\"slot\\":$slot,.*\\"exit\\":0}}\\$" "$events"; then continue; fi # it ended well before
   if [[ -n $stop ]]; then left=143; break; fi
-  run_trial "$slot" "${{trials[slot]}}" &
+{budget}  run_trial "$slot" "${{trials[slot]}}" &
 {begun}done
-{ends}exit "$((code ? code : left))" # of the first that failed; 143 if TERM came before all had begun
+{ends}exit "$((code ? code : left))" # of the first that failed; 143 if TERM came before all had begun{spent}
 """
 
 _ONE_AFTER_ANOTHER = """\
@@ -135,7 +135,7 @@ def trials_of_task(pack: int, first: int, count: int) -> str:
     return _NUMBERS.format(pack=pack, offset=f"{first} + " if first else "", end=first + count)
 
 
-def run_packed_trials(job: Job, sweep: Sweep, first: int, count: int, *, are_rows_beside: bool) -> str:
+def run_packed_trials(job: Job, sweep: Sweep, first: int, count: int, *, are_rows_beside: bool, has_budget: bool = False) -> str:
     """Render what a task does that carries several trials."""
     pack = job.trials_per_task
     place = f"$((NEXA_TRIAL - {first}))" if first else "$NEXA_TRIAL"
@@ -145,8 +145,10 @@ def run_packed_trials(job: Job, sweep: Sweep, first: int, count: int, *, are_row
         how="all at once" if job.side_by_side else "one after another",
         traps=_traps(job, "trap 'signal=TERM stop=yes' TERM", "trap 'stop=yes; forward TERM' TERM", last="; "),
         shares='  CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:$1 * share:share}")\n  export CUDA_VISIBLE_DEVICES\n' if shares else "",
+        budget="  if ! budget_holds; then left=75; break; fi\n" if has_budget and not job.side_by_side else "",
         begun='  pids+=("$!")\n' if job.side_by_side else _ONE_AFTER_ANOTHER,
         ends=_ALL_AT_ONCE if job.side_by_side else "",
+        spent=", 75 if the budget was spent" if has_budget and not job.side_by_side else "",
     )
     return "\n".join([_choose(pack, made, _note(sweep, are_rows_beside)), *([_SHARES.format(pack=pack)] if shares else []), running])
 

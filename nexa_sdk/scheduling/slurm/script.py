@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nexa_sdk.scheduling.slurm.bash import quote
+from nexa_sdk.scheduling.slurm.budget_guard import begin_within_budget, budget_functions
 from nexa_sdk.scheduling.slurm.running import run_packed_trials, run_trial, trials_of_task
 from nexa_sdk.scheduling.slurm.trial_words import count_cells
 
@@ -43,6 +44,10 @@ class ArrayScript:
         A folder of programs that comes first on PATH.
     are_rows_beside : bool
         Whether the trials' values lie in files beside the script, not in it.
+    beside : str
+        Lines that start what runs beside the program; they know ``$run``, ``$job`` and ``$node``.
+    has_budget, ends_running : bool
+        Whether its tasks look at a budget, and end what runs when that is spent.
     """
 
     run: str
@@ -55,6 +60,9 @@ class ArrayScript:
     python_folder: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     are_rows_beside: bool = False
+    beside: str = ""
+    has_budget: bool = False
+    ends_running: bool = False
 
 
 def are_rows_beside(sweep: Sweep, job: Job, whole: ArrayScript, *, longest: int) -> bool:
@@ -80,14 +88,22 @@ def are_rows_beside(sweep: Sweep, job: Job, whole: ArrayScript, *, longest: int)
 
 def render(sweep: Sweep, job: Job, array: ArrayScript) -> str:
     """Render the script that runs trials `first` to `first + count - 1` as one job array."""
-    run = run_packed_trials if job.trials_per_task > 1 else run_trial
+    if job.trials_per_task > 1:
+        running = run_packed_trials(
+            job, sweep, array.first, array.count, are_rows_beside=array.are_rows_beside, has_budget=array.has_budget
+        )
+    else:
+        running = run_trial(job, sweep, array.first, array.count, are_rows_beside=array.are_rows_beside)
     sections = [
         _directives(job, array),
         _identity(sweep, job, array),
-        _ENDING,
+        *([budget_functions(ends_running=array.ends_running)] if array.has_budget else []),
+        _ENDING.replace(_COUNTED, _COUNTED + '  budget_end "$now" || :\n') if array.has_budget else _ENDING,
+        *([begin_within_budget(ends_running=array.ends_running)] if array.has_budget else []),
         _surroundings(sweep, job, array),
+        *([array.beside] if array.beside else []),  # before there are secrets
         *_secrets(job, array),
-        run(job, sweep, array.first, array.count, are_rows_beside=array.are_rows_beside),
+        running,
     ]
     return "\n".join(sections)
 
@@ -165,6 +181,7 @@ finish() {
 }
 trap 'finish $?' EXIT
 """
+_COUNTED = '    echo "nexa: could not write $run/tasks/$job.json" >&2\n'
 
 
 def _surroundings(sweep: Sweep, job: Job, array: ArrayScript) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import io
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -51,18 +52,21 @@ SUBMIT = 60.0
 # A script that came through a pipe and was cut short would be submitted and run: so a file first,
 # and a look whether it is whole. Exit statuses of its own are above those of sbatch (1 and 255).
 _SUBMIT = r"""
-folder=$1 script=$2 size=$3 token=$4 send=$5 packed=$6 tasks=$7 code=$8
+folder=$1 script=$2 size=$3 token=$4 send=$5 packed=$6 tasks=$7 code=$8 # sizes in bytes, - for none
 shift 8
 mkdir -p -- "$folder/submitted" && cd -- "$folder" || exit 73
 mark=submitted/$token
 arrived=$mark.$$.tar # before the lock: on a line that is cut, what comes by it is waited for for hours
 trap 'rm -f "$arrived"' EXIT
 trap 'exit 143' HUP INT TERM
-if [ "$packed" = yes ]; then (umask 077 && exec cat > "$arrived") || exit 73; fi
+if [ "$packed" != - ]; then
+  (umask 077 && exec cat > "$arrived") || exit 73
+  [ "$(wc -c < "$arrived")" -eq "$packed" ] || { echo "its files arrived cut short" >&2; exit 74; }
+fi
 true >> "$mark.lock" || exit 73
 exec 9> "$mark.lock"
 flock -w 30 -E 75 9 2> /dev/null
-[ $? -ne 75 ] || exit 75
+case $? in 0) ;; 75) exit 75 ;; *) echo "nexa: files can't be locked here" >&2 ;; esac
 follow() { # by a keeper, where one was ordered; what came of it stands in the mark beside
   [ "$tasks" = - ] || bash keeper.sbatch follow "$token" "$1" "$script" "$tasks" > /dev/null
 }
@@ -74,7 +78,7 @@ fi
 void=0
 [ ! -e "$mark.void" ] || read -r void since < "$mark.void"
 [ "$void" -lt "$send" ] || exit 76
-if [ "$packed" = yes ]; then tar -xpof "$arrived" || exit 74; fi
+if [ "$packed" != - ]; then tar -xpof "$arrived" || exit 74; fi
 if [ "$size" != - ]; then
   [ "$(wc -c < "$script")" -eq "$size" ] || { echo "$script arrived cut short" >&2; exit 74; }
 fi
@@ -141,21 +145,28 @@ def submit(transport: Transport, submission: Submission, environment: Mapping[st
     """Lay the files down, submit, and return the job's id; see :meth:`Scheduler.submit`."""
     script = submission.files.get(submission.script)
     options = [f"--{name}" if value is None else f"--{name}={value}" for name, value in _retold(submission)]
+    packed = pack(submission.files, script=submission.script)
     argv = [
         *("sh", "-c", _SUBMIT, "nexa-submit", submission.folder, submission.script, str(len(script)) if script is not None else "-"),
-        *(submission.token, str(submission.send), "yes" if submission.files else "no"),
+        *(submission.token, str(submission.send), str(len(packed)) if packed else "-"),
         submission.tasks if submission.is_kept else "-",
         submission.code or "-",
         *("sbatch", "--parsable", *options, submission.script, *submission.args),
     ]
     try:
-        answer = transport.run(argv, env=environment, stdin=pack(submission.files, script=submission.script), timeout=SUBMIT)
+        answer = transport.run(argv, env=environment, stdin=packed, timeout=SUBMIT)
     except (CommandTimeout, ConnectionLost) as error:
         raise _unknown(submission.token, str(error)) from error
     except Unreachable as error:
         raise SubmissionUnsent(
             f"{submission.token} was not submitted: {error}. Launch the same again, or run.resume(), once it can be reached"
         ) from error
+    if "nexa: files can't be locked here" in answer.stderr:
+        warnings.warn(
+            f"files in {submission.folder} can't be locked (a file system without locks, or no flock): launch the same from one kernel "
+            "at a time, or choose another folder with Cluster(…, runs='/a/folder')",
+            stacklevel=2,
+        )
     if answer.returncode == 0 and (match := re.match(r"(\d+)[^\n]*\n", answer.stdout)):
         return match[1]
     if answer.returncode == 0:

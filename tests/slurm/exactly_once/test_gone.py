@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from until import wait_until
 
 from nexa_sdk import Cluster, Sweep, attach
 from nexa_sdk.errors import ClusterError, JournalError, RunNotFound, SubmissionRejected
@@ -20,13 +20,6 @@ WAITING = "echo begun; until [ -e go-on ]; do sleep 0.2; done"
 
 def states(run: Run) -> list[str]:
     return [str(attempt.status.state) for attempt in run.refresh()]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.1)
 
 
 def queued(token: str) -> list[str]:
