@@ -15,11 +15,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nexa_sdk.cluster import Cluster, attach, clusters, runs
+    from nexa_sdk.budget import Budget
+    from nexa_sdk.budgeting import budgets, set_budget
+    from nexa_sdk.cluster import Cluster
     from nexa_sdk.cost_report import CostReport
     from nexa_sdk.distributions import choice, loguniform, normal, randint, uniform
     from nexa_sdk.errors import NexaError, RunFailed
     from nexa_sdk.job import Job
+    from nexa_sdk.known import attach, clusters, runs
+    from nexa_sdk.monitoring.usage.block import track_usage
     from nexa_sdk.plan import Plan
     from nexa_sdk.retry import Retry
     from nexa_sdk.run import Run
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budget",
     "Cluster",
     "CostReport",
     "Job",
@@ -40,17 +45,21 @@ __all__ = [
     "State",
     "Sweep",
     "attach",
+    "budgets",
     "choice",
     "clusters",
     "loguniform",
     "normal",
     "randint",
     "runs",
+    "set_budget",
+    "track_usage",
     "uniform",
 ]
 
 # Imported when first used: `import nexa_sdk` costs next to nothing, and a Sweep needs no pydantic.
 _HOMES = {
+    "Budget": "budget",
     "Cluster": "cluster",
     "CostReport": "cost_report",
     "Job": "job",
@@ -61,18 +70,23 @@ _HOMES = {
     "RunFailed": "errors",
     "State": "states",
     "Sweep": "sweep",
-    "attach": "cluster",
+    "attach": "known",
+    "budgets": "budgeting",
     "choice": "distributions",
-    "clusters": "cluster",
+    "clusters": "known",
     "loguniform": "distributions",
     "normal": "distributions",
     "randint": "distributions",
-    "runs": "cluster",
+    "runs": "known",
+    "set_budget": "budgeting",
+    "track_usage": "monitoring.usage.block",
     "uniform": "distributions",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ui":  # a module: the views, as functions
+        return import_module("nexa_sdk.ui")
     if name not in _HOMES:
         raise AttributeError(f"module 'nexa_sdk' has no attribute {name!r}")
     value = getattr(import_module(f"nexa_sdk.{_HOMES[name]}"), name)
@@ -81,7 +95,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, "ui"})
 
 
 def load_ipython_extension(ip: Any) -> None:

@@ -16,16 +16,18 @@ from nexa_sdk.records import UNSETTLED, ArrayRecord
 from nexa_sdk.retry import Ladder, Retry
 from nexa_sdk.scheduling.base import ArrayHandle
 from nexa_sdk.states import State
-from nexa_sdk.submission import CANARY, Submitter
+from nexa_sdk.submission import CANARY, Submitter, bring_along
 from nexa_sdk.tasks import format_tasks, parse_tasks
 
 if TYPE_CHECKING:
     from nexa_sdk.attempts import Attempt, Attempts
+    from nexa_sdk.budget import Budget
     from nexa_sdk.journal import Journal
     from nexa_sdk.keepers import Keepers
     from nexa_sdk.predecessors import Predecessors
     from nexa_sdk.retry import Step
     from nexa_sdk.run import Run
+    from nexa_sdk.run_budget import RunBudget
     from nexa_sdk.scheduling.base import Dependency, Scheduler
     from nexa_sdk.transports.base import Transport
 
@@ -55,6 +57,7 @@ class Actions:
         transport: Transport,
         journal: Journal,
         files: Callable[[], Mapping[str, Mapping[str, bytes]]],
+        budget: Callable[[], RunBudget],
     ) -> None:
         self._run = run
         self._attempts = attempts
@@ -63,6 +66,7 @@ class Actions:
         self._transport = transport
         self._journal = journal
         self._files = files
+        self._budget = budget
 
     # ---- cancelling ----------------------------------------------------------------------------
 
@@ -88,7 +92,7 @@ class Actions:
             # Before it is asked for: a pending task that is cancelled leaves no trace in Slurm.
             self._journal.cancelled(array.token, tasks)
             everything = open_ones == parse_tasks(array.tasks)
-            handle = ArrayHandle(str(array.job_id), self._run.folder, array.size, array.token)
+            handle = ArrayHandle(str(array.job_id), self._run.folder, array.size, array.token, array.tasks)
             try:
                 self._scheduler.cancel(handle, None if everything else tasks)
             except CommandTimeout:  # it may have been heard
@@ -128,17 +132,17 @@ class Actions:
 
     # ---- running again -------------------------------------------------------------------------
 
-    def retry(self, trials: int | Sequence[int] | None, by: str | Retry | None) -> None:
+    def retry(self, trials: int | Sequence[int] | None, by: str | Retry | None, budget: Budget | str | float | None) -> None:
         """Run failed trials again; see :meth:`Run.retry`."""
         failed = self._failed(trials)
         if not failed:
             print(f"Nothing to run again: no trial failed. {self._run!r}")
         elif by is None:
-            self._run_again([("", {}, failed)])
+            self._run_again([("", {}, failed)], budget=budget)
         else:
             steps = self._steps(failed, by)
             print(retrying.told(steps))
-            self._run_again(retrying.groups(steps))
+            self._run_again(retrying.groups(steps), budget=budget)
 
     def steps(self, trials: int | Sequence[int] | None, by: str | Retry) -> list[tuple[Attempt, Step]]:
         """Decide what would be done about failed trials by rules."""
@@ -169,10 +173,11 @@ class Actions:
             raise InvalidInput(f"trial {unsent[0]} of {self._run.id} was never submitted, and so can't be retried; run.resume() sends it")
         return failed
 
-    def _run_again(self, parts: Parts) -> None:
+    def _run_again(self, parts: Parts, *, budget: Budget | str | float | None = None) -> None:
         """Submit attempts again, by cause and with their options; those that another kernel runs again already are left to it."""
         if not parts:
             return
+        self._budget().before_retry(budget, self._attempts.last, [(options, attempts) for _, options, attempts in parts])
         if self._keepers is not None:  # one that is only late must not do the same
             trials = {attempt.trial for _, _, attempts in parts for attempt in attempts}
             self._keepers.stop(self._attempts.arrays, trials)
@@ -180,7 +185,7 @@ class Actions:
         while True:
             taken = len(self._attempts.arrays)
             arrays = [replace(array, cause=cause, options=options) for cause, options, given in parts for array in self.arrays_of(given)]
-            cut = self._predecessors.cut(arrays)
+            cut = self._predecessors.cut(self._scheduler.place(arrays, self._run.job, again=True))
             new = [replace(array, token=f"{self._run.id}-{taken + n}") for n, (array, _) in enumerate(cut)]
             if self._journal.intend(new, known=taken):
                 break
@@ -190,7 +195,11 @@ class Actions:
                 print("Another kernel has just begun to run them again; run.status() shows it")
                 return
         dependencies = {array.token: waits for array, (_, waits) in zip(new, cut, strict=True)}
-        self.submitter().submit(new, files={}, secrets=secrets, dependencies=dependencies)
+        files: Mapping[str, Mapping[str, bytes]] = {}
+        if not self._scheduler.shares_folder:
+            there = {array.nodes for array in self._attempts.arrays if array.job_id is not None}
+            files = bring_along(new, self._files(), there=there)
+        self.submitter().submit(new, files=files, secrets=secrets, dependencies=dependencies)
         self._attempts.refresh()
 
     def _left(self, parts: Parts) -> Parts:
@@ -239,9 +248,12 @@ class Actions:
             if forgotten:
                 print(f"Nobody knows what became of {whose}. If squeue does not list them, run.resume(force=True) runs them again.")
             return
+        files = self._files()
+        if not self._scheduler.shares_folder:
+            files = {array.token: bring_along([array], files)[array.token] for array in arrays}
         sent = self.submitter().resume(
             arrays,
-            files=self._files(),
+            files=files,
             secrets=read_secrets(self._run.job),
             is_sure=force,
             lost=lost,

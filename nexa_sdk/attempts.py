@@ -6,6 +6,7 @@ tell, and the journal of what ended before and of what was cancelled from here.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import warnings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from nexa_sdk.job import Job
     from nexa_sdk.journal import Journal
     from nexa_sdk.records import ArrayRecord
+    from nexa_sdk.run_budget import RunBudget
     from nexa_sdk.scheduling.base import Scheduler
     from nexa_sdk.scheduling.watcher import Watcher
     from nexa_sdk.transports.base import Transport
@@ -105,6 +107,7 @@ class Attempts:
         has_secrets: Callable[[], bool],
         explain: Callable[[ArrayRecord, TaskStatus | None], Callable[[int], str]],
         job: Callable[[], Job],
+        budget: Callable[[], RunBudget],
     ) -> None:
         self.arrays: list[ArrayRecord] = []
         self.handles: tuple[ArrayHandle, ...] = ()
@@ -119,6 +122,7 @@ class Attempts:
         self._has_secrets = has_secrets
         self._explain = explain  # why trials of an array never began, from how the run's first trial stands
         self._job = job
+        self._budget = budget
         self._orders_read = False
         self.keepers: Keepers | None = None
         self._lock = threading.Lock()
@@ -147,10 +151,13 @@ class Attempts:
             if keepers is not None:
                 self.last = keepers.overlay(self.last, self.all)
             self._close(arrays, statuses)
+            self._budget().warn()
             return list(self.last)
 
     def _find_keepers(self, arrays: Sequence[ArrayRecord]) -> Keepers | None:
         """Find what was ordered at the launch; looked for once."""
+        if not self._orders_read and not self._job().is_kept:
+            self._orders_read = True
         if not self._orders_read:
             content = self._transport.read(f"{self._folder}/keeper.json")
             self._orders_read = bool(content) or arrays[0].outcome == "submitted"  # else it may be being laid down
@@ -172,7 +179,7 @@ class Attempts:
         if not arrays:
             raise RunNotFound(f"the journal {self._journal.path} no longer knows the run {self._run}; was it removed?")
         open_ones = [array for array in arrays if array.final is None and array.job_id is not None]
-        self.handles = tuple(ArrayHandle(str(array.job_id), self._folder, array.size, array.token) for array in open_ones)
+        self.handles = tuple(ArrayHandle(str(array.job_id), self._folder, array.size, array.token, array.tasks) for array in open_ones)
         answer = self._watcher.ask(self.handles, max_age=max_age)
         cancels = self._journal.cancels([array.token for array in open_ones]) if open_ones else {}
         statuses: dict[str, Statuses] = {}
@@ -186,6 +193,7 @@ class Attempts:
             elif array.job_id is not None:
                 cancelled = {task for text in cancels.get(array.token, []) for task in parse_tasks(text)}
                 told = self._statuses(array, answer[array.job_id], cancelled)
+                told = self._budget().explain(array, told, cancelled)
                 statuses[array.token] = self._explained(array, told, cancelled, first)
             else:
                 statuses[array.token] = dict.fromkeys(((task, slot) for task, slot, _ in places), _not_submitted(array))
@@ -201,7 +209,12 @@ class Attempts:
             return self._follow_claim(array)
         if array.outcome not in ("intent", "unknown"):
             return array
-        job_id = self._scheduler.find(array.token, self._folder)
+        try:
+            job_id = self._scheduler.find(array.token, self._folder, nodes=array.nodes)
+        except ClusterError as error:
+            if array.nodes is None or not error.may_pass:
+                raise
+            return replace(array, words=str(error))  # the other machines may answer
         if job_id is None:
             return self._give_up(array)
         return self._note(array, "submitted", job_id=job_id)
@@ -212,7 +225,7 @@ class Attempts:
         if now - array.at < ARRIVING or (memory is not None and now - array.at > memory):
             return array
         try:
-            verdict = self._scheduler.void(array.token, self._folder, array.sends)
+            verdict = self._scheduler.void(array.token, self._folder, array.sends, nodes=array.nodes)
         except ClusterError:  # it is being submitted just now, or its folder is out of reach
             return array
         if verdict.job_id is not None:
@@ -224,7 +237,7 @@ class Attempts:
     def _follow_claim(self, array: ArrayRecord) -> ArrayRecord:
         """Follow the job that carries the trials of an array that was sent twice, should both have arrived."""
         claim = self._transport.read(f"{self._folder}/submitted/{array.token}.claim").decode().strip()
-        if not claim.isdecimal() or claim == array.job_id:
+        if not re.fullmatch(r"(.+-)?[0-9]+", claim) or claim == array.job_id:
             return array
         return self._note(array, "submitted", job_id=claim)
 
@@ -309,7 +322,7 @@ class Attempts:
             final = [_write_final(known[task, slot]) for task, slot, _ in array.places()]
             self._write(lambda array=array, final=final: self._journal.finish(array.token, final))  # type: ignore[misc]
             if self._has_secrets() and not (self.keepers is not None and self.keepers.has_secrets_of(array.token)):
-                self._transport.remove([f"{self._folder}/secrets/{array.token}"])
+                self._transport.at(array.nodes).remove([f"{self._folder}/secrets/{array.token}"])
         if ended:
             self._watcher.forget([str(array.job_id) for array in ended])
 
@@ -324,7 +337,7 @@ def _never_began(status: TaskStatus) -> bool:
     """Whether a task was cancelled, but by nobody in particular, before it began; or went without a trace."""
     is_gone = status.state in (State.CANCELLED, State.UNKNOWN)
     has_begun = status.node or status.start not in (None, status.end)  # sacct has the end as a start, at times
-    return is_gone and not has_begun and not status.reason.startswith("cancelled by")
+    return is_gone and not has_begun and not status.reason.startswith(("cancelled by", "not begun"))
 
 
 def _lacks_exit_code(status: TaskStatus) -> bool:

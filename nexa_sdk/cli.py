@@ -94,10 +94,12 @@ def _show(verb: str, result: Any, form: str) -> None:
     text = _exports(result) if verb in ("connect", "sandbox") else None
     if text is not None:
         print(text)
-    elif result is None or type(result).__name__ == "View":
+    elif result is None or type(result).__name__ in ("RunView", "UtilizationView"):
         return
     elif type(result).__name__ == "DataFrame":
         _show_table(result, form)
+    elif type(result).__name__ == "CostReport":
+        _show_cost(result, form)
     elif type(result).__name__ == "Plan":
         from nexa_sdk.display import plan_text
 
@@ -118,6 +120,16 @@ def _show_table(table: Any, form: str) -> None:
         print("Nothing yet.", file=sys.stderr)
     else:
         print(table.to_string(na_rep=""))
+
+
+def _show_cost(report: Any, form: str) -> None:
+    """Print a cost: what is to be said of it and its small table, or all of its charges in a form."""
+    if form:
+        _show_table(report.to_frame().set_index("ResourceId"), form)
+        return
+    from nexa_sdk.display import text_table
+
+    print("\n".join([report.title, *text_table(*report.shown()), "", *report.summary]))
 
 
 def _exports(result: Any) -> str | None:

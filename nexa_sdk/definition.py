@@ -4,6 +4,7 @@
 
     name: lr-study                      # what runs are called; else the program's name
     cluster: local                      # where; else the one that is connected
+    budget: 50 USD                      # what it may cost; or {amount: 50 USD, until_spent: true, ends_running: true}
     job:                                # the fields of nexa_sdk.Job
       time: 2:00:00
       gpus_per_node: 2
@@ -42,6 +43,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nexa_sdk import distributions
+from nexa_sdk.budget import Budget
 from nexa_sdk.command_line import split_command
 from nexa_sdk.errors import DefinitionError, InvalidInput, SweepError, nearest
 from nexa_sdk.job import Count, Job, Words, problems
@@ -305,9 +307,24 @@ class Launcher(_Section):
         ]
 
 
+class _Terms(_Section):
+    amount: str
+    until_spent: bool = False
+    ends_running: bool = False
+
+
+def _budget(document: Document) -> Budget | None:
+    """Read ``budget: 50 USD``, or a mapping that says more."""
+    if document.keys(("budget",)):
+        terms = document.validate(_Terms, ("budget",))
+        return Budget(terms.amount, until_spent=terms.until_spent, ends_running=terms.ends_running)
+    return Budget.read(document.validate(_File, ()).budget)
+
+
 class _File(_Section):
     name: str | None = None
     cluster: str | None = None
+    budget: Any = None
     job: Any = None
     launcher: Any = None
     sweep: Any = None
@@ -323,11 +340,14 @@ class Definition:
     job : Job
     cluster : str or None
         The cluster's name, where it says one.
+    budget : Budget or None
+        What it may cost, where it says it.
     """
 
     sweep: Sweep
     job: Job
     cluster: str | None
+    budget: Budget | None = None
 
     def __len__(self) -> int:
         return len(self.sweep)
@@ -457,6 +477,12 @@ def _define(text: str) -> Definition:
     if top.name is not None:
         sweep = sweep.model_copy(update={"name": top.name})
     try:
-        return Definition(build(sweep, launcher, job), job, top.cluster)
+        budget = _budget(document)
+    except DefinitionError:
+        raise
+    except InvalidInput as error:
+        raise DefinitionError(str(error), line=document.line(("budget",))) from None
+    try:
+        return Definition(build(sweep, launcher, job), job, top.cluster, budget)
     except InvalidInput as error:
         raise DefinitionError(str(error), line=document.line_of(str(error))) from None

@@ -10,6 +10,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nexa_sdk.errors import NexaError
 from nexa_sdk.states import State
 from nexa_sdk.values import WrittenFloat, WrittenInt
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["cell_text", "plan_html", "plan_text", "run_summary", "state_badge", "table", "text_table", "titled_table"]
 
 _BORDER = "var(--jp-border-color2, var(--vscode-panel-border, #ccc))"
-_MUTED = "var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #666))"
+_CELL = "text-align:left;padding:.15em .8em .15em 0"
+MUTED = "var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #666))"
 _COLOURS = {
     State.COMPLETED: "var(--jp-success-color1, #2e7d32)",
     State.RUNNING: "var(--jp-info-color1, #0277bd)",
@@ -28,17 +30,19 @@ _COLOURS = {
     State.UNKNOWN: "var(--jp-warn-color1, #b26a00)",
 }
 _FAILED = "var(--jp-error-color1, #c62828)"
-_VERDICTS = {"ok": ("✓", State.COMPLETED), "warning": ("!", State.CANCELLED), "error": ("✗", State.FAILED), "unknown": ("?", State.UNKNOWN)}
+VERDICTS = {"ok": ("✓", State.COMPLETED), "warning": ("!", State.CANCELLED), "error": ("✗", State.FAILED), "unknown": ("?", State.UNKNOWN)}
 
 
 def colour(state: State) -> str:
     """Return the colour of a state, as CSS."""
-    return _FAILED if state.is_failure and state not in _COLOURS else _COLOURS.get(state, _MUTED)
+    return _FAILED if state.is_failure and state not in _COLOURS else _COLOURS.get(state, MUTED)
 
 
 def state_badge(state: State) -> str:
-    """Show a state as a word in its colour."""
-    return f'<span style="color:{colour(state)};font-weight:600">{state.value}</span>'
+    """Show a state as a word in its colour, which is nearer to the text's than that of an area: it has to be read."""
+    plain = colour(state)
+    mixed = f"color-mix(in srgb, {plain} 75%, var(--jp-ui-font-color0, var(--vscode-foreground, #000)))"
+    return f'<span style="color:{plain};color:{mixed};font-weight:600">{state.value}</span>'
 
 
 def cell_text(value: Any) -> str:
@@ -60,15 +64,16 @@ def _cell(value: Any) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Lay out a plain table."""
-    head = "".join(f'<th style="text-align:left">{html.escape(name)}</th>' for name in columns)
-    body = "".join("<tr>" + "".join(f'<td style="text-align:left">{_cell(value)}</td>' for value in row) + "</tr>" for row in rows)
+    head = "".join(f'<th style="{_CELL}">{html.escape(name)}</th>' for name in columns)
+    body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{_cell(value)}</td>' for value in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def titled_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, more: str = "") -> str:
     """Lay out a table under a title."""
-    below = f'<div style="color:{_MUTED}">{html.escape(more)}</div>' if more else ""
-    return f"<div><div><b>{html.escape(title)}</b></div>{table(columns, rows)}{below}</div>"
+    below = f'<div style="color:{MUTED}">{html.escape(more)}</div>' if more else ""
+    above = f"<div><b>{html.escape(title)}</b></div>" if title else ""
+    return f'<div style="line-height:1.4">{above}{table(columns, rows)}{below}</div>'
 
 
 def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], more: str = "") -> list[str]:
@@ -96,7 +101,7 @@ def _first_trials(plan: Plan) -> tuple[list[str], list[list[Any]], str]:
 
 def plan_text(plan: Plan) -> str:
     """Show a plan as text."""
-    return "\n".join([repr(plan), *text_table(*_first_trials(plan)), "", plan.script.rstrip(), "", str(plan.cost())])
+    return "\n".join([repr(plan), *text_table(*_first_trials(plan)), "", plan.script.rstrip(), "", *_cost(plan)])
 
 
 def plan_html(plan: Plan) -> str:
@@ -106,10 +111,18 @@ def plan_html(plan: Plan) -> str:
     name = f"Plan {plan.id} · {plan.sweep._size_text()}{arrays} · {plan.cluster.url}{plan.after_text}"
     return (
         f"<div>{titled_table(name, columns, rows, more=more)}"
-        f"<div>{html.escape(str(plan.cost()))}</div>"
+        f"<div>{'<br>'.join(map(html.escape, _cost(plan)))}</div>"
         f"{_checks(plan)}"
         f"<details open><summary>job-0.sbatch</summary>{bash_html(plan.script)}</details></div>"
     )
+
+
+def _cost(plan: Plan) -> list[str]:
+    """Say what it will cost; a file of prices that can't be meant keeps no plan from being shown."""
+    try:
+        return [*plan.cost().summary, *(f"budget: {check.words}" for check in plan.hold.checks())]
+    except NexaError as error:
+        return [f"price unknown: {error}"]
 
 
 def _checks(plan: Plan) -> str:
@@ -117,7 +130,7 @@ def _checks(plan: Plan) -> str:
     found = plan.local_checks()
     marks = []
     for check in found:
-        sign, state = _VERDICTS[check.verdict]
+        sign, state = VERDICTS[check.verdict]
         marks.append(f'<span style="color:{colour(state)}">{sign}</span> {html.escape(check.what)}: {html.escape(check.words)}')
     return "<div>" + "<br>".join(marks) + "</div>" if marks else ""
 
@@ -133,7 +146,7 @@ _TOKENS = {
 }
 
 
-def bash_html(script: str) -> str:
+def bash_html(script: str, *, is_framed: bool = True) -> str:
     """Highlight bash, in the colours of the notebook's editor."""
     try:
         from pygments.lexers.shell import BashLexer
@@ -146,7 +159,8 @@ def bash_html(script: str) -> str:
             escaped = html.escape(text)
             parts.append(f'<span style="color:{known}">{escaped}</span>' if known else escaped)
         inner = "".join(parts)
-    return f'<pre style="max-height:28em;overflow:auto;border:1px solid {_BORDER};padding:.5em">{inner}</pre>'
+    style = f"max-height:28em;overflow:auto;border:1px solid {_BORDER};padding:.5em" if is_framed else "margin:0;padding:.5em;border:0"
+    return f'<pre style="{style}">{inner}</pre>'
 
 
 # ---- a run -------------------------------------------------------------------------------------
@@ -157,5 +171,5 @@ def run_summary(run_id: str, cluster: str, trials: int, counts: Mapping[State, i
     states = " · ".join(f"{count:,} {state_badge(state)}" for state, count in counts.items()) or "submitted"
     return (
         f"<div><b>Run {html.escape(run_id)}</b> · {trials:,} trial{'s' if trials != 1 else ''} on {html.escape(cluster)}: {states}"
-        f'<div style="color:{_MUTED}">{html.escape(folder)}</div></div>'
+        f'<div style="color:{MUTED}">{html.escape(folder)}</div></div>'
     )

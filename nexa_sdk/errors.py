@@ -7,7 +7,9 @@
     │   ├── SweepError                 a sweep, its parameters or its values
     │   ├── JobError                   a job's resources or surroundings
     │   ├── DefinitionError            a YAML definition; carries the line
-    │   ├── ProfileError               a file of clusters; carries the file and the line
+    │   ├── FileError                  a file of the user's; carries the file and the line
+    │   │   ├── ProfileError           a file of clusters
+    │   │   └── RatesError             a file of prices
     │   └── BadUsage                   a line of %nexa or of the console command
     ├── ClusterError                   a cluster did not do what it was asked
     │   ├── ClusterNotFound            no cluster of that name, or no scheduler behind it
@@ -16,19 +18,22 @@
     │   ├── Unreachable                a host could not be reached: nothing was sent
     │   │   ├── LoginFailed            it let nobody in
     │   │   ├── HostKeyUnknown         its key was never accepted; carries the fingerprint
-    │   │   └── HostKeyChanged         its key is another than the one that is known
+    │   │   ├── HostKeyChanged         its key is another than the one that is known
+    │   │   └── PartlyUnreachable      some of several machines could not be reached; carries what the others said
     │   ├── ConnectionLost             the line went while a command ran: it may go on, or have been done
     │   ├── SubmissionRejected         the scheduler said no: nothing was submitted
     │   │   └── SubmissionUnsent       the scheduler could not be reached: launching the same again sends it
     │   ├── SubmissionUnknown          nobody can say whether it was submitted: never sent again unasked
     │   ├── SubmissionVoided           another process gave this sending up before it arrived
     │   └── PreflightFailed            a check before the launch failed; nothing was sent
+    │       └── BudgetExceeded         it could cost more than a budget leaves, or nobody knows what it costs
     ├── SandboxError                   the throw-away Slurm could not be started or reached
-    ├── JournalError                   the record of what was submitted can't be read or written
+    ├── JournalError                   the record of what was submitted, or of what it cost, can't be read or written
     ├── RunNotFound (KeyError)         no run of that id is known here
     └── RunFailed                      trials of a run did not complete; carries the run
+        └── CellFailed                 the code of a remote cell raised; carries the traceback from there
 
-Each message says what happened, to which value, and what to do next.
+Each message says what happened, to which value, and what to do next. And one warning: BudgetWarning.
 """
 
 from __future__ import annotations
@@ -39,12 +44,16 @@ from difflib import get_close_matches
 
 __all__ = [
     "BadUsage",
+    "BudgetExceeded",
+    "BudgetWarning",
+    "CellFailed",
     "ClusterError",
     "ClusterNotFound",
     "CommandFailed",
     "CommandTimeout",
     "ConnectionLost",
     "DefinitionError",
+    "FileError",
     "HostKeyChanged",
     "HostKeyUnknown",
     "InvalidInput",
@@ -52,8 +61,10 @@ __all__ = [
     "JournalError",
     "LoginFailed",
     "NexaError",
+    "PartlyUnreachable",
     "PreflightFailed",
     "ProfileError",
+    "RatesError",
     "RunFailed",
     "RunNotFound",
     "SandboxError",
@@ -96,8 +107,8 @@ class DefinitionError(InvalidInput):
         self.line = line
 
 
-class ProfileError(InvalidInput):
-    """A file of clusters can't be meant.
+class FileError(InvalidInput):
+    """A file of the user's can't be meant.
 
     Attributes
     ----------
@@ -112,6 +123,14 @@ class ProfileError(InvalidInput):
         super().__init__(f"{where}: {message}")
         self.path = path
         self.line = line
+
+
+class ProfileError(FileError):
+    """A file of clusters can't be meant."""
+
+
+class RatesError(FileError):
+    """A file of prices can't be meant."""
 
 
 class BadUsage(InvalidInput):
@@ -194,6 +213,23 @@ class HostKeyChanged(Unreachable):
     may_pass = False
 
 
+class PartlyUnreachable(Unreachable):
+    """Some of several machines could not be reached.
+
+    Attributes
+    ----------
+    found : dict of str to bytes
+        The files that the others have, by name.
+    missing : set of str
+        Those of which nobody can say anything.
+    """
+
+    def __init__(self, message: str, found: dict[str, bytes], missing: set[str]) -> None:
+        super().__init__(message)
+        self.found = found
+        self.missing = missing
+
+
 class ConnectionLost(ClusterError):
     """The line went while a command ran: it may go on, or have been done."""
 
@@ -220,12 +256,20 @@ class PreflightFailed(ClusterError):
     """A check before the launch failed. Nothing was sent."""
 
 
+class BudgetExceeded(PreflightFailed):
+    """It could cost more than a budget leaves, or nobody knows what it costs. Nothing was sent."""
+
+
+class BudgetWarning(UserWarning):
+    """Most of a run's budget is used, or it is spent."""
+
+
 class SandboxError(NexaError):
     """The throw-away Slurm could not be started or reached."""
 
 
 class JournalError(NexaError):
-    """The record of what was submitted can't be read or written."""
+    """The record of what was submitted, or of what it cost, can't be read or written."""
 
 
 class RunNotFound(NexaError, KeyError):
@@ -246,6 +290,27 @@ class RunFailed(NexaError):
     def __init__(self, message: str, run: object) -> None:
         super().__init__(message)
         self.run = run
+
+
+class CellFailed(RunFailed):
+    """A remote cell did not come to its end, or its outputs did not come here.
+
+    Attributes
+    ----------
+    traceback : list of str
+        The lines that Python wrote there; none where it was not the code that raised.
+    kind : str
+        The class of the exception there: ``"ZeroDivisionError"``.
+    """
+
+    def __init__(self, message: str, run: object, *, traceback: Iterable[str], kind: str = "") -> None:
+        super().__init__(message, run)
+        self.traceback = list(traceback)
+        self.kind = kind
+
+    def _render_traceback_(self) -> list[str]:
+        """Show a notebook the traceback of there, and not of what waited here."""
+        return [*self.traceback, f"\x1b[31m{type(self).__name__}\x1b[0m: {self}"]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

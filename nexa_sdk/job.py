@@ -83,6 +83,16 @@ def _option(value: Any) -> Any:
     return value
 
 
+def _seconds(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, (int, float)) or not LEAST_SECONDS <= value <= MOST_SECONDS:
+        raise ValueError(f"{value!r} is no time between two samples; give True, or seconds from {LEAST_SECONDS:g} to {MOST_SECONDS:g}")
+    return value
+
+
+LEAST_SECONDS, MOST_SECONDS = 0.1, 600.0  # between two samples of what a node does
+
 Word = Annotated[str, BeforeValidator(_joined), Field(strict=True)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 PathText = Annotated[str, BeforeValidator(_path_text), AfterValidator(_argument)]
@@ -153,6 +163,9 @@ class Job(BaseModel):
         the site decides; with `secrets` it may not.
     exclusive : bool
         Whether a trial has its node for itself.
+    telemetry : bool or float, optional
+        Watch what each node, the job and its GPUs do: every second, or every so many. A small agent
+        beside the program, where nodes have a python3; see :meth:`nexa_sdk.Run.utilization`.
     options : mapping of str to str, int or bool
         Further options of ``sbatch``, by their long names: ``{"switches": 1, "spread-job": True}``.
     workdir : path, optional
@@ -218,6 +231,7 @@ class Job(BaseModel):
     signal: str | None = None
     requeue: bool | None = None
     exclusive: bool = False
+    telemetry: Annotated[bool | float | None, BeforeValidator(_seconds)] = None
     options: dict[str, Annotated[str | bool | int, BeforeValidator(_option)]] = Field(default_factory=dict)
     workdir: Annotated[Path, AfterValidator(_path_argument)] | None = None
     modules: Words = ()
@@ -378,6 +392,11 @@ class Job(BaseModel):
     def tasks_of(self, trials: int) -> int:
         """How many tasks so many trials of one array need."""
         return -(-trials // self.trials_per_task)
+
+    @property
+    def sampled_every(self) -> float | None:
+        """Seconds between two samples of what its nodes do; None where nobody watches."""
+        return 1.0 if self.telemetry is True else float(self.telemetry) if self.telemetry else None
 
     @property
     def is_kept(self) -> bool:

@@ -70,7 +70,24 @@ ALTER TABLE arrays ADD COLUMN cause TEXT NOT NULL DEFAULT '';
 
 
 class JournalFile:
-    """One SQLite file, safe with several processes; made when first opened."""
+    """One SQLite file, safe with several processes; made when first opened.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it.
+    version : int
+        Of its tables.
+    schema : str
+        What makes them.
+    upgrade : str
+        What makes them of those of the version before.
+    """
+
+    name = "journal"
+    version = VERSION
+    schema = _SCHEMA
+    upgrade = _TO_2
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,7 +111,7 @@ class JournalFile:
         """Open a transaction that reads; see :meth:`writing`."""
         # Not read-only: a kernel that died in mid-commit leaves a transaction that the next reader rolls back.
         with self._transaction("BEGIN") as connection:
-            if self._version(connection) == VERSION:
+            if self._version(connection) == self.version:
                 yield connection
                 return
         with self.writing() as connection:  # new, old, or just being made by another kernel
@@ -111,7 +128,7 @@ class JournalFile:
             yield connection
             self._patiently(connection, "COMMIT")
         except sqlite3.Error as error:
-            raise JournalError(f"the journal {self.path}: {error}{_advice(error)}") from error
+            raise JournalError(f"the {self.name} {self.path}: {error}{_advice(error)}") from error
         finally:
             connection.close()
 
@@ -121,7 +138,7 @@ class JournalFile:
             return sqlite3.connect(self.path, timeout=QUIET, isolation_level=None)
         except (OSError, sqlite3.OperationalError) as error:
             raise JournalError(
-                f"the journal {self.path} can't be opened: {error}; set NEXA_HOME to a folder that can be written"
+                f"the {self.name} {self.path} can't be opened: {error}; set NEXA_HOME to a folder that can be written"
             ) from error
 
     def _patiently(self, connection: sqlite3.Connection, statement: str) -> None:
@@ -134,23 +151,25 @@ class JournalFile:
                 if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > deadline:
                     raise
                 if not told:
-                    print(f"The journal {self.path} is locked by another process; waiting for it …", file=sys.stderr)
+                    print(f"The {self.name} {self.path} is locked by another process; waiting for it …", file=sys.stderr)
                     told = True
             else:
                 return
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         version = self._version(connection)
-        if version == VERSION:
+        if version == self.version:
             return
-        for statement in filter(str.strip, (_SCHEMA if version == 0 else _TO_2).split(";\n")):
+        for statement in filter(str.strip, (self.schema if version == 0 else self.upgrade).split(";\n")):
             connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute(f"PRAGMA user_version = {self.version}")
 
     def _version(self, connection: sqlite3.Connection) -> int:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise JournalError(f"the journal {self.path} is of a newer nexa_sdk (format {version}, this one knows {VERSION}); upgrade it")
+        if version > self.version:
+            raise JournalError(
+                f"the {self.name} {self.path} is of a newer nexa_sdk (format {version}, this one knows {self.version}); upgrade it"
+            )
         return int(version)
 
 

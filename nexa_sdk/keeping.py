@@ -83,7 +83,7 @@ def _again(run: Run, token: str, cause: str, attempts: Sequence[Attempt], steps:
 
 def main() -> None:
     """Look after one array of one run."""
-    from nexa_sdk.cluster import attach
+    from nexa_sdk.known import attach
 
     run_id, token = sys.argv[1:]
     keep(attach(run_id), token)

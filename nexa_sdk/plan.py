@@ -8,19 +8,23 @@ import os
 import sys
 import time
 import uuid
+import warnings
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from nexa_sdk.code_records import code_checks, code_records
-from nexa_sdk.errors import ClusterError, JobError, PreflightFailed, SubmissionRejected, SubmissionUnknown, SweepError
+from nexa_sdk.errors import ClusterError, JobError, JournalError, PreflightFailed, SubmissionRejected, SubmissionUnknown, SweepError
+from nexa_sdk.hold import Hold
 from nexa_sdk.keepers import Orders
+from nexa_sdk.monitoring import telemetry
 from nexa_sdk.predecessors import AfterRun, Predecessors, read_after
 from nexa_sdk.program_checks import program_checks
+from nexa_sdk.remote.deliveries import is_delivered
 from nexa_sdk.retry import Bounds, Ladder
 from nexa_sdk.scheduling.base import Check, Limits, Scheduler
 from nexa_sdk.scheduling.slurm.keeper import KeeperScript, render_keeper
@@ -31,12 +35,15 @@ from nexa_sdk.states import State
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nexa_sdk.budget import Budget
     from nexa_sdk.code_version import CodeVersion
-    from nexa_sdk.cost_report import CostReport
+    from nexa_sdk.estimate import Estimate
     from nexa_sdk.job import Job
     from nexa_sdk.journal import Journal
     from nexa_sdk.project_files import Project
+    from nexa_sdk.rates import Price, Rates
     from nexa_sdk.records import RunRecord
+    from nexa_sdk.remote.packing import PackedCell
     from nexa_sdk.run import Run
     from nexa_sdk.snapshots import Snapshot
     from nexa_sdk.sweep import Sweep
@@ -60,6 +67,7 @@ class Where(Protocol):
     def transport(self) -> Transport: ...
     @property
     def journal(self) -> Journal: ...
+    def rates(self, gpu_types: Sequence[str] = ()) -> Rates: ...
     def run(self, record: RunRecord) -> Run: ...
 
 
@@ -80,6 +88,10 @@ class Plan:
         Where the program runs.
     after : sequence of AfterRun
         The runs that must have completed first.
+    hold : Hold
+        What holds its cost: its budget, and those of the project and of the month.
+    cell : PackedCell or None
+        A notebook's cell that is its one trial; it is sent before it is submitted.
     """
 
     def __init__(
@@ -90,6 +102,9 @@ class Plan:
         *,
         limits: Limits,
         after: Sequence[AfterRun] = (),
+        budget: Budget | None = None,
+        allow_unknown: bool = False,
+        cell: PackedCell | None = None,
         recalled: dict[str, Any] | None = None,
     ) -> None:
         total = len(sweep)
@@ -100,13 +115,19 @@ class Plan:
         self.cluster = cluster
         here = cluster.transport.is_here
         self.project: Project | None = None  # whose code goes with it, where the cluster does not see this machine's
+        self.cell = cell
+        self._recalled = recalled
         self.limits = limits
         self.is_rolling = job.rolling is not None and cluster.scheduler.holds_queue
         tasks = min(limits.array_size, job.rolling_tasks or limits.array_size) if self.is_rolling else limits.array_size
         size = min(tasks * job.trials_per_task, total)
         ahead = 1 if job.canary else size
+        if recalled is None:
+            cluster.scheduler.check_possible(job, waits_for_runs=bool(after))
         if self.is_rolling and after:
             raise SweepError("rolling= can't go with after=: what is submitted later would not wait; leave one out")
+        self.hold = Hold(self, budget=budget, allow_unknown=allow_unknown, recalled=recalled)
+        self._recalled_rates: list[dict[str, Any]] | None = recalled.get("rates", []) if recalled is not None else None
         if recalled is None:
             self.id = f"{sweep.name}-{uuid.uuid4().hex[:8]}"
             self.folder = f"{cluster.runs_folder.rstrip('/')}/{self.id}"
@@ -198,10 +219,22 @@ class Plan:
             total=len(self.sweep),
             workdir=self.workdir,
             python_folder=self.python_folder,
+            beside=self._beside,
         )
 
+    @cached_property
+    def _beside(self) -> str:
+        """What starts the agent that watches the nodes, where one is wanted."""
+        every = self.job.sampled_every
+        return telemetry.start_lines(every, tasks=self.task_count, nodes=self.job.nodes or 1) if every is not None else ""
+
     def _render(self, number: int) -> str:
-        array = replace(self._array(number, *self.arrays[number]), are_rows_beside=self.are_rows_beside)
+        array = replace(
+            self._array(number, *self.arrays[number]),
+            are_rows_beside=self.are_rows_beside,
+            has_budget=self.hold.is_counted,
+            ends_running=self.hold.ends_running,
+        )
         text = render(self.sweep, self.job, array)
         if len(text) > self.limits.script_bytes // 4 and len(text.encode()) > self.limits.script_bytes:
             raise SweepError(
@@ -242,11 +275,72 @@ class Plan:
         """Return the trials as a DataFrame; see :meth:`Sweep.trials`."""
         return self.sweep.trials(first)
 
-    def cost(self) -> CostReport:
-        """Estimate the GPU-hours from the walltime: an upper bound. The price is not known yet."""
-        from nexa_sdk.cost_report import CostReport
+    # ---- what it will cost ---------------------------------------------------------------------
 
-        return CostReport.upper_bound(self.job, trials=len(self.sweep))
+    @cached_property
+    def rates(self) -> Rates:
+        """The prices of now; those are written down at the launch, and are what is charged.
+
+        Raises
+        ------
+        RatesError
+            The file of prices can't be meant.
+        """
+        from nexa_sdk.rates import Rates
+
+        if self._recalled_rates is not None:
+            return Rates.read(self._recalled_rates)
+        return self.cluster.rates([self.job.gpu_type or ""])
+
+    @property
+    def price(self) -> Price | None:
+        """What the hours of a task cost; None where nobody says it."""
+        return self.rates.price(**self._allocation)
+
+    @property
+    def _allocation(self) -> dict[str, Any]:
+        return {"partition": self.job.partition or "", "gpu_type": self.job.gpu_type or "", "gpus": self.job.gpu_count}
+
+    def cost(self) -> Estimate:
+        """Estimate what it takes and costs: at most, by the walltime; and expectedly, by earlier runs of the same program.
+
+        What is unknown is said to be: a price that nobody gives, trials without a walltime, a
+        program that never ran.
+
+        Raises
+        ------
+        RatesError
+            The file of prices can't be meant.
+        """
+        from nexa_sdk.charges import experience, program_of, resources_of
+        from nexa_sdk.estimate import Estimate
+
+        notes: list[str] = []
+        if self.price is None:
+            notes.append(self.rates.why_unknown(**self._allocation))
+        elif not self.job.partition and any(card.partitions for card in self.rates.cards):
+            notes.append("prices depend on the partition, and none is named: this is the cluster's; give partition=")
+        bound = Estimate.of_job(
+            self.job, trials=len(self.sweep), tasks=self.task_count, rounds=self._rounds, price=self.price, notes=tuple(notes)
+        )
+        before = experience(
+            self.cluster.journal, cluster=self.cluster.url, program=program_of(self.sweep), resources=resources_of(self.job)
+        )
+        return bound.expecting(self.job, before, rounds=self._rounds)
+
+    @property
+    def _rounds(self) -> int:
+        """How often tasks begin where others have ended, as the throttle and the canary have it; the queue may have it otherwise."""
+        at_once = self.job.throttle or self.task_count
+
+        def rounds(trials: int) -> int:
+            return -(-self.job.tasks_of(trials) // at_once)
+
+        first, whole, last = self.arrays[0][1], self.arrays[:2][-1][1], self.arrays[-1][1]
+        count = len(self.arrays)
+        if not self.job.throttle:
+            return 2 if self.job.canary and count > 1 else 1
+        return rounds(first) + max(0, count - 2) * rounds(whole) + (rounds(last) if count > 1 else 0)
 
     # ---- before --------------------------------------------------------------------------------
 
@@ -261,7 +355,7 @@ class Plan:
         import pandas as pd
 
         start = self.cluster.scheduler.expected_start(self.script)
-        checks = [*self.checks(), *([start] if start is not None else [])]
+        checks = [*self.checks(), *self.hold.checks(), *([start] if start is not None else [])]
         return pd.DataFrame([asdict(check) for check in checks])
 
     def checks(self) -> list[Check]:
@@ -312,11 +406,13 @@ class Plan:
         ------
         PreflightFailed
             A check is an error, or a run that comes first has failed; nothing was sent.
+        BudgetExceeded
+            It could cost more than a budget leaves, or nobody knows what it costs; nothing was sent.
         SubmissionRejected, SubmissionUnknown
         """
         from nexa_sdk.job_secrets import read_secrets  # what is only looked at needs none of these
         from nexa_sdk.records import ArrayRecord, RunRecord
-        from nexa_sdk.submission import Submitter
+        from nexa_sdk.submission import Submitter, bring_along
 
         journal = self.cluster.journal
         mark = None if again else journal.newest()
@@ -345,11 +441,14 @@ class Plan:
             for n, (token, (first, trials)) in enumerate(zip(self.tokens, self.arrays, strict=True))
         ]
         written = {**self.written(), "digest": self.digest}
+        arrays = self.cluster.scheduler.place(arrays, self.job)
         if self.snapshot is not None:
-            self.snapshot.send()
+            self._send_code(self.snapshot)
             written["snapshot"] = self.snapshot.tree
+        if self.cell is not None:
+            self._send_cell(self.cell)
         cut = Predecessors(self.after, lambda run_id: self.cluster.run(journal.run(run_id))).cut(arrays)
-        further = count(len(arrays))
+        further = count(len(self.arrays))
         arrays = [array if array.token else replace(array, token=f"{self.id}-{next(further)}") for array, _ in cut]
         dependencies = {array.token: waits for array, (_, waits) in zip(arrays, cut, strict=True)}
         # All is rendered before anything is written down: what fails until here leaves no trace.
@@ -357,7 +456,9 @@ class Plan:
         if secrets is not None and self.is_rolling:  # those whose turn comes later find theirs
             later = {f"secrets/{token}": secrets for token in self.tokens[AT_FIRST:]}
             files[self.tokens[0]] = ChainMap(later, files[self.tokens[0]])  # type: ignore[arg-type]
-        if (there := journal.begin(record, written, arrays, alike_since=mark)) is None:
+        if not self.cluster.scheduler.shares_folder:
+            files = bring_along(arrays, files)
+        if (there := self.hold.begin(record, written, arrays, files, alike_since=mark)) is None:
             submitter = Submitter(
                 self.cluster.scheduler,
                 self.cluster.transport,
@@ -367,20 +468,67 @@ class Plan:
                 is_kept=lambda _: self.job.is_kept,
                 code=written.get("snapshot"),
             )
+            self._write_launch(now)
             submitter.submit(arrays, files=files, secrets=secrets, dependencies=dependencies)
             return self.cluster.run(record)
         if there != self.id:
             print(f"Launched nothing: {there}, the same in script and code, was launched a moment ago by another process.")
         return self._again(journal, there)
 
+    def _send_code(self, snapshot: Snapshot) -> None:
+        """Send the code; to every machine of several, for a trial that is run again may come to another."""
+        names, transport, project = self.cluster.scheduler.nodes_of(self.job), self.cluster.transport, self.project
+        if not names or project is None:
+            snapshot.send()
+            return
+        from nexa_sdk.snapshots import Snapshot
+        from nexa_sdk.transports.several import side_by_side
+
+        works = {name: Snapshot(project, transport.at(name), self.cluster.runs_folder).send for name in names}
+        for sent in side_by_side(works).values():
+            sent.result()
+
+    def _send_cell(self, cell: PackedCell) -> None:
+        """Lay a cell with its inputs into the run's folder; on every machine of several."""
+        from nexa_sdk.remote.sending import send_cell
+        from nexa_sdk.transports.several import side_by_side
+
+        files, transport = cell.files(), self.cluster.transport
+        names = self.cluster.scheduler.nodes_of(self.job)
+        works = {name: partial(send_cell, files, transport.at(name), self.folder) for name in names}
+        if not works:
+            send_cell(files, transport, self.folder)
+        for sent in side_by_side(works).values():
+            sent.result()
+
+    def _write_launch(self, now: float) -> None:
+        """Write the prices of now into the ledger; ``plan.json`` and the journal have them too, so that a launch does not fail for it."""
+        from nexa_sdk.charges import program_of, resources_of
+        from nexa_sdk.monitoring.ledger import Ledger
+
+        try:
+            Ledger().launch(
+                self.id,
+                cluster=self.cluster.url,
+                program=program_of(self.sweep),
+                resources=resources_of(self.job),
+                rates=self.rates.written(),
+                at=now,
+            )
+        except JournalError as error:
+            warnings.warn(f"{error}. {self.id} is launched all the same; run.cost() writes down what it took", stacklevel=3)
+
     def files_by_token(self, written: dict[str, Any] | None = None) -> dict[str, Mapping[str, bytes]]:
         """Return what each array lays into the run's folder, by token and relative path."""
         from nexa_sdk.written import to_json
 
         scripts = {token: {f"job-{n}.sbatch": self.scripts[n].encode()} for n, token in enumerate(self.tokens)}
-        scripts[self.tokens[0]]["plan.json"] = to_json(written if written is not None else self.written()).encode()
+        scripts[self.tokens[0]]["plan.json"] = to_json(written or self._recalled or self.written()).encode()
+        scripts[self.tokens[0]] |= self.hold.files()
         if self.project is not None:
             scripts[self.tokens[0]] |= code_records(self.project, asdict(self.code))
+        if self.job.sampled_every is not None:
+            scripts[self.tokens[0]][telemetry.AGENT] = telemetry.agent_text()
         if self.keeper is not None:
             orders = Orders(rules=self.job.retry, ladder=self.ladder, is_rolling=self.is_rolling, arrays=self._scripts_and_trials())
             scripts[self.tokens[0]] |= {"keeper.sbatch": self.keeper.encode(), "keeper.json": orders.written()}
@@ -403,12 +551,16 @@ class Plan:
 
         if any(array.outcome in UNSETTLED for array in self.cluster.journal.arrays(run.id)):
             print(f"Not all of {run.id} is known to have arrived; looking what did …")
+            if self.snapshot is not None:  # the same code; the cluster may have lost it since
+                self._send_code(self.snapshot)
             run.resume()
         return run
 
     def _known(self, journal: Journal) -> Run | None:
         """Find a run of the same script and code that is unfinished or completed."""
         for run_id in journal.like(self.digest, self.cluster.url):
+            if self.cell is not None and run_id != self.id and is_delivered(run_id):
+                continue  # somebody was told how that execution ended: this is another
             if run_id == self.id:
                 return self._again(journal, run_id)
             try:
@@ -436,16 +588,20 @@ class Plan:
         """Which code the working directory holds."""
         from nexa_sdk.code_version import CodeVersion, code_version, git_version
 
+        words = [*self.sweep.command, *_texts(self.sweep)]
         if self.project is not None:
-            return CodeVersion(self.project.digest, *git_version(self.project.root))
+            reads_notebooks = any(".ipynb" in word for word in words)
+            digest = self.project.digest if reads_notebooks else self.project.digest_without(".ipynb")  # they save themselves now and then
+            return CodeVersion(digest, *git_version(self.project.root))
         if not self.cluster.transport.is_here:
             return CodeVersion("", None, is_dirty=False)  # it lies on the cluster, and may change there
-        return code_version(Path(self.workdir), [*self.sweep.command, *_texts(self.sweep)])
+        return code_version(Path(self.workdir), words)
 
     @cached_property
     def digest(self) -> str:
         """What two plans share that run the same script and the same code on the same cluster."""
-        same = {key: value for key, value in self.written().items() if key not in ("id", "folder", "are_rows_beside", "arrays", "ladder")}
+        others = ("id", "folder", "are_rows_beside", "arrays", "ladder", "rates")
+        same = {key: value for key, value in self.written().items() if key not in others}
         if self.project is not None:  # it runs in a folder of the run's own
             same["workdir"] = self.workdir.removeprefix(self.folder)
         same["code"] = self.code.digest  # not the commit: saving a notebook makes that dirty
@@ -470,6 +626,8 @@ class Plan:
             "are_rows_beside": self.are_rows_beside,
             "arrays": [list(array) for array in self._scripts_and_trials()],
             **({"ladder": self.ladder.written()} if self.job.retry is not None else {}),
+            **({"rates": self.rates.written()} if self.rates.cards else {}),
+            **({"cell": self.cell.written()} if self.cell is not None else {}),
         }
 
     def _scripts_and_trials(self) -> list[tuple[str, int, int]]:

@@ -3,14 +3,16 @@
 ::
 
     [clusters.work]
-    host = "ssh://ada@login.example.org"    # or "slurm", "local", "sandbox"
+    host = "ssh://ada@login.example.org"    # or "slurm", "local", "sandbox"; or, for bare machines,
+    # hosts = ["gpu1", "ada@gpu2:22"]
     runs = "/scratch/ada/runs"              # where runs get their folders
     modules = ["cuda/12.1"]                 # for every job, unless it names its own
     container = "docker://python:3.12"      # kept for later
+    prometheus = "http://prom.example.org:9090"  # knows what nodes and GPUs do, from DCGM's exporter
     [clusters.work.job]                     # fields of nexa_sdk.Job, for what a job leaves open
     partition = "gpu"
     account = "ml"
-    [clusters.work.rates]                   # kept for later: USD of a GPU-hour, by type
+    [clusters.work.rates]                   # USD of a GPU-hour, by type; see nexa_sdk.monitoring.prices
     h100 = 2.49
 
 Two files are read: the user's, ``$NEXA_CONFIG``, else ``nexa/clusters.toml`` in
@@ -24,14 +26,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import settings
 from nexa_sdk.errors import ClusterNotFound, InvalidInput, JobError, ProfileError, nearest
-from nexa_sdk.transports.ssh.address import Address
+from nexa_sdk.toml_lines import Place, TomlFile, plain, shown
+from nexa_sdk.transports.ssh.address import HOSTS, Address, read_hosts, write_hosts
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -41,12 +44,10 @@ if TYPE_CHECKING:
 __all__ = ["RESERVED", "Profile", "find_profile", "profiles"]
 
 RESERVED = ("local", "sandbox", "slurm")  # what Cluster(…) takes without any file
-_KEYS = ("container", "host", "job", "modules", "rates", "runs")
+_KEYS = ("container", "host", "hosts", "job", "modules", "prometheus", "rates", "runs")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _GPUS = ("gpus", "gpus_per_node", "gpus_per_task")
 _EITHER = (_GPUS, ("venv", "conda", "python"))  # a job has one of each at most
-
-Place = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Profile:
     name : str
         What ``Cluster(…)`` takes.
     host : str
-        ``"local"``, ``"sandbox"``, ``"slurm"`` or ``"ssh://…"``.
+        ``"local"``, ``"sandbox"``, ``"slurm"``, ``"ssh://…"`` or ``"hosts://…"``.
     path : Path
         The file.
     runs : str or None
@@ -69,6 +70,8 @@ class Profile:
     rates : mapping of str to Decimal
         USD of a GPU-hour, by the GPU's type.
     container : str or None
+    prometheus : str or None
+        The address of a Prometheus that knows what its nodes and GPUs do.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Profile:
     job: Mapping[str, Any] = field(default_factory=dict)
     rates: Mapping[str, Decimal] = field(default_factory=dict)
     container: str | None = None
+    prometheus: str | None = None
 
     def complete(self, given: Mapping[str, Any]) -> Job:
         """Make a job of what the user gave, and of the defaults for what that leaves open.
@@ -131,8 +135,8 @@ def find_profile(name: str) -> Profile:
     known = profiles()
     if name not in known:
         raise ClusterNotFound(
-            f"there is no cluster {name!r}; {nearest(name, [*RESERVED, *known])}; or ssh://host, the Slurm behind that login node "
-            f"(other names stand in {settings.clusters_file()} and in a project's nexa.toml)"
+            f"there is no cluster {name!r}; {nearest(name, [*RESERVED, *known])}; or ssh://host, the Slurm behind that login node, "
+            f"or hosts://gpu1,gpu2, bare machines (other names stand in {settings.clusters_file()} and in a project's nexa.toml)"
         )
     return known[name]
 
@@ -162,59 +166,49 @@ def _project_file() -> Path | None:
     return None
 
 
-class _File:
+class _File(TomlFile):
     """A file of clusters: what it says, and on which lines."""
 
-    def __init__(self, path: Path) -> None:
-        import tomllib
-        from decimal import Decimal
-
-        self.path = path
-        try:
-            self._text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-            self._content = tomllib.loads(self._text, parse_float=Decimal)
-        except OSError as error:
-            raise ProfileError(f"it can't be read: {error.strerror}", path=path) from None
-        except UnicodeDecodeError as error:
-            raise ProfileError("this is no UTF-8 text", path=path, line=error.object.count(b"\n", 0, error.start) + 1) from None
-        except tomllib.TOMLDecodeError as error:
-            words, _, where = str(error).rpartition(" (at ")
-            number = re.match(r"line (\d+)", where)
-            line = int(number[1]) if number else self._text.rstrip().count("\n") + 1
-            raise ProfileError(f"this is no TOML: {words}; text stands in quotes", path=path, line=line) from None
+    Error = ProfileError
 
     def profiles(self) -> dict[str, Profile]:
         """Return the clusters that it describes."""
-        for key, value in self._content.items():
+        for key, value in self.content.items():
             if key != "clusters":
                 hint = f"a cluster is a table [clusters.{key}]" if isinstance(value, dict) else nearest(key, ["clusters"])
-                self._fail((key,), f"{key!r} is not known here; {hint}")
-        tables = self._table(("clusters",), self._content.get("clusters", {}))
+                self.fail((key,), f"{key!r} is not known here; {hint}")
+        tables = self.table(("clusters",), self.content.get("clusters", {}))
         return {name: self._profile(name, table) for name, table in tables.items()}
 
     def _profile(self, name: str, given: Any) -> Profile:
         place = ("clusters", name)
-        if name in RESERVED or name.startswith("ssh://"):
-            self._fail(place, f"{name!r} means something already: Cluster({name!r}) needs no table; choose another name")
+        if name in RESERVED or name.startswith(("ssh://", HOSTS)):
+            self.fail(place, f"{name!r} means something already: Cluster({name!r}) needs no table; choose another name")
         if not _NAME.fullmatch(name):
-            self._fail(place, f"{name!r} is no name of a cluster; give letters, digits, dots, dashes and underscores")
-        table = self._table(place, given)
+            self.fail(place, f"{name!r} is no name of a cluster; give letters, digits, dots, dashes and underscores")
+        table = self.table(place, given)
         for key in table:
             if key not in _KEYS:
-                self._fail((*place, key), self._unknown(name, key))
-        if "host" not in table:
-            self._fail(place, f"{name} has no host; add one, as in host = 'slurm' or host = 'ssh://you@login.example.org'")
+                self.fail((*place, key), self._unknown(name, key))
+        if "host" in table and "hosts" in table:
+            self.fail((*place, "hosts"), f"{name} has host and hosts; give one: host is a login node, hosts are bare machines")
+        if "host" not in table and "hosts" not in table:
+            self.fail(
+                place,
+                f"{name} has no host; add one, as in host = 'slurm', host = 'ssh://you@login.example.org' or hosts = ['gpu1', 'gpu2']",
+            )
         return Profile(
             name,
-            self._host((*place, "host"), table["host"]),
+            self._host((*place, "host"), table["host"]) if "host" in table else self._hosts((*place, "hosts"), table["hosts"]),
             self.path,
             runs=self._runs((*place, "runs"), table["runs"]) if "runs" in table else None,
             job=self._job(place, table),
             rates={
                 kind: self._rate((*place, "rates"), kind, rate)
-                for kind, rate in self._table((*place, "rates"), table.get("rates", {})).items()
+                for kind, rate in self.table((*place, "rates"), table.get("rates", {})).items()
             },
             container=self._words((*place, "container"), table["container"]) if "container" in table else None,
+            prometheus=self._address((*place, "prometheus"), table["prometheus"]) if "prometheus" in table else None,
         )
 
     def _unknown(self, name: str, key: str) -> str:
@@ -226,16 +220,11 @@ class _File:
 
     # ---- values --------------------------------------------------------------------------------
 
-    def _table(self, place: Place, given: Any) -> dict[str, Any]:
-        if not isinstance(given, dict):
-            self._fail(place, f"{place[-1]} is a table, [{'.'.join(place)}], not {_shown(given)}")
-        return given
-
     def _words(self, place: Place, given: Any) -> str:
         if not isinstance(given, str):
-            self._fail(place, f"{place[-1]} is text, not {_shown(given)}")
+            self.fail(place, f"{place[-1]} is text, not {shown(given)}")
         if not given.strip() or not given.isprintable():
-            self._fail(place, f"{place[-1]} = {given!r}: give text without line breaks, or leave it out")
+            self.fail(place, f"{place[-1]} = {given!r}: give text without line breaks, or leave it out")
         return given
 
     def _host(self, place: Place, given: Any) -> str:
@@ -243,20 +232,46 @@ class _File:
         if host in RESERVED:
             return host
         if not host.startswith("ssh://"):
-            self._fail(place, f"host = {host!r} is no host; write ssh://you@login.example.org, or {nearest(host, RESERVED)}")
+            self.fail(place, f"host = {host!r} is no host; write ssh://you@login.example.org, or {nearest(host, RESERVED)}")
         if ":" in host.removeprefix("ssh://").rpartition("@")[0]:  # it is not shown
-            self._fail(place, "host holds a password; leave it out: it is asked for, or a key lets you in")
+            self.fail(place, "host holds a password; leave it out: it is asked for, or a key lets you in")
         try:
             return str(Address.read(host))
         except InvalidInput as error:
-            self._fail(place, f"host: {error}")
+            self.fail(place, f"host: {error}")
+
+    def _hosts(self, place: Place, given: Any) -> str:
+        """Return the address of bare machines."""
+        if not isinstance(given, list) or not given:
+            self.fail(place, f"hosts is a list of bare machines, as in hosts = ['gpu1', 'ada@gpu2:22'], not {shown(given)}")
+        words = [self._words(place, host) for host in given]
+        for host in words:
+            if ":" in host.removeprefix("ssh://").rpartition("@")[0]:  # it is not shown
+                self.fail(place, "hosts holds a password; leave it out: it is asked for, or a key lets you in")
+            if "," in host:
+                self.fail(place, f"hosts: {host!r} is no host; give each as a text of its own")
+        try:
+            return write_hosts(read_hosts(HOSTS + ",".join(words)))
+        except InvalidInput as error:
+            self.fail(place, f"hosts: {error}")
+
+    def _address(self, place: Place, given: Any) -> str:
+        from urllib.parse import urlsplit
+
+        address = self._words(place, given)
+        parts = urlsplit(address)
+        if "@" in parts.netloc:  # it is not shown
+            self.fail(place, f"{place[-1]} holds a name or a password; leave it out")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            self.fail(place, f"{place[-1]} = {address!r} is no address; write http://host:9090")
+        return address.rstrip("/")
 
     def _runs(self, place: Place, given: Any) -> str:
         runs = self._words(place, given)
         if not runs.startswith(("/", "~")):
-            self._fail(place, f"runs = {runs!r} depends on where one stands; give a path that begins with / or ~")
+            self.fail(place, f"runs = {runs!r} depends on where one stands; give a path that begins with / or ~")
         if re.search(r'["\\]', runs):
-            self._fail(place, f"runs = {runs!r}: a double quote or a backslash can't stand in an #SBATCH line; choose another")
+            self.fail(place, f"runs = {runs!r}: a double quote or a backslash can't stand in an #SBATCH line; choose another")
         return runs
 
     def _rate(self, place: Place, kind: str, given: Any) -> Decimal:
@@ -264,16 +279,16 @@ class _File:
 
         is_number = isinstance(given, (int, Decimal)) and not isinstance(given, bool)
         if not is_number or not Decimal(given).is_finite() or given <= 0:
-            self._fail((*place, kind), f"rates.{kind} is USD of a GPU-hour, a number above 0, not {_shown(given)}")
+            self.fail((*place, kind), f"rates.{kind} is USD of a GPU-hour, a number above 0, not {shown(given)}")
         return Decimal(given)
 
     def _job(self, place: Place, table: dict[str, Any]) -> dict[str, Any]:
         """Return the defaults of jobs; Job itself says what can't be meant."""
-        given = {key: _plain(value) for key, value in self._table((*place, "job"), table.get("job", {})).items()}
+        given = {key: plain(value) for key, value in self.table((*place, "job"), table.get("job", {})).items()}
         places: dict[str, Place] = {key: (*place, "job", key) for key in given}
         if "modules" in table:
             if "modules" in given:
-                self._fail(places["modules"], f"modules stand here and below [{'.'.join(place)}]; give them once")
+                self.fail(places["modules"], f"modules stand here and below [{'.'.join(place)}]; give them once")
             given["modules"], places["modules"] = table["modules"], (*place, "modules")
         if not given:
             return {}
@@ -289,79 +304,10 @@ class _File:
             found = []
             for detail, (where, what) in zip(error.errors(include_url=False), problems(error, Job), strict=True):
                 named = [str(part) for part in detail["loc"]] or [word for word in re.findall(r"\w+", what) if word in places]
-                line = self._line((*places[named[0]], *named[1:]) if named else (*place, "job"))
+                line = self.line((*places[named[0]], *named[1:]) if named else (*place, "job"))
                 is_beside = where.startswith("modules") and "modules" in table
                 found.append((line, f"{where if is_beside else f'job.{where}' if where else 'job'}: {what}"))
             (line, words), *rest = sorted(found)
             words = "; ".join([words, *(f"line {other}: {more}" for other, more in rest)])
             raise ProfileError(words, path=self.path, line=line) from None
         return given
-
-    # ---- lines ---------------------------------------------------------------------------------
-
-    def _fail(self, place: Place, words: str) -> NoReturn:
-        raise ProfileError(words, path=self.path, line=self._line(place))
-
-    def _line(self, place: Place) -> int:
-        """Return the line that a key stands on first, or the nearest one around it."""
-        lines: dict[Place, int] = {}
-        for line, key in _keys(self._text):
-            lines.setdefault(key, line)
-        return next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), 1)
-
-
-def _keys(text: str) -> Iterator[tuple[int, Place]]:
-    """Say which keys stand on which lines of a TOML text, as they come.
-
-    The parser tells no lines. But a statement ends at the first line end where it is a TOML text
-    by itself, so that each can be read alone; one that begins with a bracket heads a table.
-    """
-    import tomllib
-
-    section: Place = ()
-    piece, first = "", 1
-    for number, line in enumerate(text.split("\n"), start=1):
-        piece, first = (f"{piece}{line}\n", first) if piece else (f"{line}\n", number)
-        try:
-            content = tomllib.loads(piece)
-        except tomllib.TOMLDecodeError:
-            continue  # the array or the text goes on below
-        found = list(_places(content))
-        is_header = piece.lstrip().startswith("[")
-        yield from ((first, place if is_header else (*section, *place)) for place in found)
-        section = found[-1] if is_header else section
-        piece = ""
-
-
-def _places(content: dict[str, Any], around: Place = ()) -> Iterator[Place]:
-    for key, value in content.items():
-        yield (*around, key)
-        if isinstance(value, dict):
-            yield from _places(value, (*around, key))
-
-
-def _plain(value: Any) -> Any:
-    """Return a value of TOML as a user of Python would give it."""
-    from datetime import time
-    from decimal import Decimal
-
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, time):
-        return value.isoformat()  # 02:00:00 without quotes is a time of day
-    return float(value) if isinstance(value, Decimal) else value
-
-
-def _shown(value: Any) -> str:
-    plain = _plain(value)
-    return (
-        "a table"
-        if isinstance(plain, dict)
-        else "a list"
-        if isinstance(plain, list)
-        else str(plain).lower()
-        if isinstance(plain, bool)
-        else repr(plain)
-    )

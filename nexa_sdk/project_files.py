@@ -27,6 +27,7 @@ MOST_FILES = 200_000
 SCAN = 0.3  # seconds to look how big what is left out is
 SETTLED = 2.0  # seconds after which a file's time tells its content: a file system's clock is coarse
 OURS = ".nexaignore"
+SECRET = (".env", ".netrc", ".git-credentials", ".pypirc")  # stay here, unless our ignore file says otherwise: !.env
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ class Project:
     def _less_ours(self, names: list[bytes]) -> tuple[list[bytes], list[bytes]]:
         """Take away what our own ignore files match, and the folders that do not belong to it."""
         ours = os.fsencode(OURS)
-        has_rules = (self.root / OURS).is_file() or any(name.endswith(b"/" + ours) for name in names)
+        marks = {ours, *map(os.fsencode, SECRET)}
+        has_rules = (self.root / OURS).is_file() or any(name.rpartition(b"/")[2] in marks for name in names)
         if not has_rules and not self._without:
             return names, []
         rules = _Rules(self.root, OURS)
@@ -254,9 +256,15 @@ class Project:
         InvalidInput
             For a file that can't be read.
         """
+        return self.digest_without()
+
+    def digest_without(self, *endings: str) -> str:
+        """Return the :attr:`digest` of the files whose names end otherwise."""
+        leaves_out = tuple(map(os.fsencode, endings))
         digest = hashlib.sha256()
         for name, kind, content, _ in self.contents:
-            digest.update(b"%d %s %b%b" % (len(name), kind, name, content))
+            if not name.endswith(leaves_out):
+                digest.update(b"%d %s %b%b" % (len(name), kind, name, content))
         return digest.hexdigest()
 
     @cached_property
@@ -294,9 +302,10 @@ class _Rules:
         if folder not in self._specs:
             from pathspec import GitIgnoreSpec
 
-            self._specs[folder] = None
+            lines = list(SECRET) if not folder and os.fsdecode(self._name) == OURS else []
             with contextlib.suppress(OSError), open(os.path.join(self._root, folder, self._name), "rb") as file:
-                self._specs[folder] = GitIgnoreSpec.from_lines(os.fsdecode(file.read()).splitlines())
+                lines += os.fsdecode(file.read()).splitlines()
+            self._specs[folder] = GitIgnoreSpec.from_lines(lines) if lines else None
         return self._specs[folder]
 
     def match(self, path: bytes, *, is_folder: bool) -> bool:

@@ -88,7 +88,14 @@ class ArrayRecord:
             return [(task, 0, self.first + task) for task in tasks]
         if self.trials is not None:
             return [(n // self.pack, n % self.pack, trial) for n, trial in enumerate(self.trials)]
-        return [(n // self.pack, n % self.pack, self.first + n) for n in range(self.count)]
+        slots = ((tasks[n // self.pack], n % self.pack) for n in range(self.count))
+        return [(task, slot, self.first + task * self.pack + slot) for task, slot in slots]
+
+    @property
+    def nodes(self) -> str | None:
+        """Where it was placed, before it was sent; None where the scheduler chooses."""
+        chosen = self.options.get("nodelist")
+        return None if chosen is None else str(chosen)
 
     @property
     def args(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nexa_sdk.errors import ClusterError
+from nexa_sdk.errors import ClusterError, CommandFailed
 from nexa_sdk.retry import EVERYWHERE, LINES, Cause, Failure, Ladder, Retry, Step, cause_of, decide, fails_everywhere
 from nexa_sdk.states import State
 from nexa_sdk.walltime import format_walltime
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from nexa_sdk.transports.base import Transport
 
 __all__ = ["Diagnosis", "groups", "planned", "table", "told"]
-
-AT_A_TIME = 500  # logs that are looked at by one command
-
-# The ends of logs, one after another, each with a NUL behind it.
-_ENDS = """
-lines=$1; shift
-for log do tail -n "$lines" -- "$log" 2> /dev/null; printf '\\0'; done
-"""
 
 
 class Diagnosis:
@@ -51,16 +43,11 @@ class Diagnosis:
         return {attempt.name: self._causes[attempt.name] for attempt in attempts}
 
     def _log_ends(self, names: Sequence[str]) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for k in range(0, len(names), AT_A_TIME):
-            some = names[k : k + AT_A_TIME]
-            argv = ["sh", "-c", _ENDS, "nexa-ends", str(LINES), *(f"{self._folder}/logs/{name}.log" for name in some)]
-            answer = self._transport.run(argv, env=self._transport.environment(), timeout=60)
-            texts = answer.stdout.split("\0")
-            if answer.returncode or len(texts) != len(some) + 1:
-                raise ClusterError(f"the logs in {self._folder} can't be read: {answer.stderr.strip()}")
-            found.update(zip(some, texts, strict=False))
-        return found
+        try:
+            ends = self._transport.read_ends([f"{self._folder}/logs/{name}.log" for name in names], lines=LINES)
+        except CommandFailed as error:
+            raise ClusterError(f"the logs in {self._folder} can't be read: {error.stderr.strip()}") from error
+        return dict(zip(names, ends, strict=True))
 
     def steps(
         self, chosen: Sequence[Attempt], everything: Sequence[Attempt], *, rules: Retry, ladder: Ladder, job: Job

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["clusters_file", "home", "runs_folder", "sandbox_folder"]
+__all__ = ["clusters_file", "home", "rates_file", "runs_folder", "sandbox_folder"]
 
 
 def home() -> Path:
@@ -22,6 +22,12 @@ def clusters_file() -> Path:
     """Return the user's file of clusters: ``$NEXA_CONFIG``, else ``nexa/clusters.toml`` in ``$XDG_CONFIG_HOME`` or ``~/.config``."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return Path(os.environ.get("NEXA_CONFIG") or config / "nexa" / "clusters.toml").expanduser().absolute()
+
+
+def rates_file() -> Path:
+    """Return the user's file of prices: ``$NEXA_RATES``, else ``nexa/rates.toml`` in ``$XDG_CONFIG_HOME`` or ``~/.config``."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Path(os.environ.get("NEXA_RATES") or config / "nexa" / "rates.toml").expanduser().absolute()
 
 
 def sandbox_folder() -> Path:

@@ -3,7 +3,9 @@
 Beside the runs, ``.code/`` holds each snapshot once, by its digest: ``tree/``, and ``files``, a line
 for each file with its hash and kind. A new one shares what is the same with the newest of the same
 project by hard links, so that only what changed travels. A run gets links of its own. The files are
-read-only: what writes into one would write into others' too.
+read-only: what writes into one would write into others' too. Files that somebody purged are missed
+by their number, and all of it is sent again. A snapshot that no launch has used for a month is removed;
+runs keep their links.
 """
 
 from __future__ import annotations
@@ -27,15 +29,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot"]
 
-LARGEST = 1 << 30  # bytes
+LARGEST, MUCH = 1 << 30, 1 << 20  # bytes
 QUESTION, TRANSFER = 60.0, 1800.0  # seconds
 ATTEMPTS = 3
 
-_ASK = r"""
+_WHOLE = r"""
+is_whole() { # whether a snapshot still has all of its files
+  [ -f "$1/files" ] && [ "$(wc -l < "$1/files")" -eq "$(find "$1/tree" ! -type d -print0 | tr -cd '\0' | wc -c)" ]
+}
+"""
+
+_ASK = f"""{_WHOLE}
 store=$1 digest=$2 project=$3
-[ ! -d "$store/$digest" ] || { echo there; exit; }
-read -r newest 2> /dev/null < "$store/$project.newest" || exit 0
-[ ! -f "$store/$newest/files" ] || { echo "$newest"; cat "$store/$newest/files"; }
+cd -- "$store" 2> /dev/null || exit 0
+if [ -d "$digest" ]; then
+  if is_whole "$digest"; then touch -c "$digest"; echo there; exit; fi
+  mv -T "$digest" "$digest.$$.part" && rm -rf "$digest.$$.part" # a run has links of its own
+fi
+read -r newest 2> /dev/null < "$project.newest" || exit 0
+if is_whole "$newest"; then echo "$newest"; cat "$newest/files"; fi
 """
 
 # What is gone or another goes before the new comes: a link that was written to would change its twins.
@@ -58,6 +70,7 @@ mkdir -p "$part/tree"
 rm -f "$part/arrived.tar" "$part/gone" "$part/complete"
 mv -T "$part" "$digest" 2> /dev/null || [ -d "$digest" ] || exit 73
 echo "$digest" > "$project.newest.$$" && mv -f "$project.newest.$$" "$project.newest"
+find . -mindepth 1 -maxdepth 1 -type d -mtime +30 -exec rm -rf {} + 2> /dev/null || : # a month
 """
 
 
@@ -166,9 +179,8 @@ class Snapshot:
 
     def _run(self, script: str, *arguments: str, stdin: bytes = b"", timeout: float) -> str:
         environment = {"PATH": self._transport.environment().get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"}
-        answer = self._transport.run(
-            ["sh", "-c", script, "nexa-code", self._store, *arguments], env=environment, stdin=stdin, timeout=timeout
-        )
+        transport = self._transport.for_bulk() if len(stdin) > MUCH else self._transport
+        answer = transport.run(["sh", "-c", script, "nexa-code", self._store, *arguments], env=environment, stdin=stdin, timeout=timeout)
         if answer.returncode:
             raise CommandFailed("sh", answer.returncode, f"the code can't be stored in {self._store}: {answer.stderr.strip()}")
         return answer.stdout

@@ -32,9 +32,10 @@ MAX_COUNTED = 10**7  # a predicate is asked about each combination: some ten sec
 
 @dataclass(frozen=True)
 class Factor:
-    """Columns of one length that vary together."""
+    """Columns of one length that vary together; if they were drawn, from what and how."""
 
     columns: Mapping[str, Sequence[Scalar]]
+    drawn: tuple[Mapping[str, Any], int, int] | None = field(default=None, compare=False)
 
     @property
     def size(self) -> int:
@@ -208,7 +209,7 @@ def sampled(given: Mapping[str, Any], n: int, seed: int) -> Factor:
     distributions = {name: as_distribution(name, value) for name, value in given.items()}
     rng = random.Random(seed)
     rows = [[drawn.draw(rng) for drawn in distributions.values()] for _ in range(n)]
-    return Factor({name: column(name, [row[k] for row in rows]) for k, name in enumerate(given)})
+    return Factor({name: column(name, [row[k] for row in rows]) for k, name in enumerate(given)}, (distributions, n, seed))
 
 
 def column(name: str, values: Any) -> Sequence[Scalar]:

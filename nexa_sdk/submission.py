@@ -6,7 +6,8 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nexa_sdk.errors import (
@@ -20,6 +21,7 @@ from nexa_sdk.errors import (
 )
 from nexa_sdk.records import UNSETTLED, describe
 from nexa_sdk.scheduling.base import ArrayHandle, Dependency, Scheduler, Submission, Verdict
+from nexa_sdk.transports.several import side_by_side
 
 if TYPE_CHECKING:
     from nexa_sdk.job import Job
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from nexa_sdk.records import ArrayRecord
     from nexa_sdk.transports.base import Transport
 
-__all__ = ["CANARY", "SETTLING", "Submitter"]
+__all__ = ["CANARY", "SETTLING", "Submitter", "bring_along"]
 
 SETTLING = 15.0  # seconds after which what Slurm accepted has shown up in its queue, on every version
 PATIENCE = 60.0  # seconds that a scheduler may leave these questions unanswered
@@ -36,6 +38,15 @@ MOST_SENDS = 3  # of one array in one launch
 CANARY = "job-0.sbatch"  # the script of the array that goes ahead, where one does
 
 Files = Mapping[str, Mapping[str, bytes]]
+
+
+@dataclass(eq=False)
+class _Chain:
+    """Arrays that are submitted one after another: what was accepted, what was not yet, and why not."""
+
+    left: list[ArrayRecord] = field(default_factory=list)
+    done: list[ArrayRecord] = field(default_factory=list)
+    error: ClusterError | None = None
 
 
 class Submitter:
@@ -89,30 +100,18 @@ class Submitter:
             What each array waits for, by its token. That others wait for a canary, and throttled
             arrays for one another, is seen to here.
         """
-        done: list[ArrayRecord] = []
-        now = [array for array in arrays if array.outcome != "waiting"]
+        chains: dict[str | None, _Chain] = {}  # by machine: one is independent of another
+        for array in arrays:
+            chains.setdefault(array.nodes, _Chain()).left.append(array)
 
         def submit_whole() -> None:
-            try:
-                for array in now:
-                    before = done[-1].job_id if done else None
-                    waits = [*(dependencies or {}).get(array.token, ()), *self._after_canary(array, done)]
-                    job_id = self._submit(array, files.get(array.token, {}), secrets, self._after(before, waits))
-                    done.append(replace(array, job_id=job_id))
-            except (SubmissionUnknown, SubmissionVoided) as error:  # another process may have sent it
-                self._journal.settle(arrays[len(done)].token, "unknown", words=str(error), unless_submitted=True)
-                raise
-            except SubmissionUnsent as error:  # what arrived stays: launching again, or resuming, sends the rest
-                for unsent in arrays[len(done) :]:
-                    self._set_aside(unsent, error)
-                raise
-            except ClusterError as error:
-                for refused in arrays[len(done) :]:
-                    self._journal.settle(refused.token, "rejected", words=str(error))
-                self._transport.remove([f"{self._folder}/secrets/{refused.token}" for refused in arrays[len(done) :]])
-                for earlier in done:
-                    self._withdraw(earlier, error)
-                raise
+            work = partial(self._submit_chain, files=files, secrets=secrets, dependencies=dependencies or {})
+            if len(chains) == 1:
+                work(*chains.values())
+            else:
+                for done in side_by_side({str(nodes): partial(work, chain) for nodes, chain in chains.items()}).values():
+                    done.result()
+            self._conclude(list(chains.values()))
 
         _uninterrupted(submit_whole)
 
@@ -148,17 +147,17 @@ class Submitter:
         sent: list[str] = []
 
         def resume_all() -> None:
-            before: str | None = None
+            before: dict[str | None, str | None] = {}  # by machine
             for array in arrays:
                 job_id = array.job_id
-                is_lost = array.token in lost and self._scheduler.disown(array.token, self._folder, str(job_id))
+                is_lost = array.token in lost and self._scheduler.disown(array.token, self._folder, str(job_id), nodes=array.nodes)
                 if array.outcome in UNSETTLED or is_lost:
                     job_id = self.settle(array, is_sure=is_sure)
                     if job_id is None:
-                        waits = self._after(before, dependencies(array))
+                        waits = self._after(before.get(array.nodes), dependencies(array))
                         job_id = self._send_again(array, files.get(array.token, {}), secrets, waits)
                         sent.append(array.token)
-                before = job_id if array.final is None else None
+                before[array.nodes] = job_id if array.final is None else None
 
         _uninterrupted(resume_all)
         return sent
@@ -194,6 +193,48 @@ class Submitter:
         if job_id is not None:
             self._journal.settle(array.token, "submitted", job_id=job_id)
         return job_id
+
+    def _submit_chain(
+        self, chain: _Chain, *, files: Files, secrets: bytes | None, dependencies: Mapping[str, Sequence[Dependency]]
+    ) -> None:
+        """Submit arrays one after another, until one is not accepted; those whose turn comes later are left."""
+        while chain.left and chain.left[0].outcome != "waiting":
+            array = chain.left[0]
+            before = chain.done[-1].job_id if chain.done else None
+            waits = [*dependencies.get(array.token, ()), *self._after_canary(array, chain.done)]
+            try:
+                job_id = self._submit(array, files.get(array.token, {}), secrets, self._after(before, waits))
+            except ClusterError as error:
+                chain.error = error
+                return
+            chain.done.append(replace(chain.left.pop(0), job_id=job_id))
+
+    def _conclude(self, chains: Sequence[_Chain]) -> None:
+        """Write down what came of what was not accepted, and raise why."""
+        unclear: list[tuple[_Chain, ClusterError]] = []
+        unsent, refused = list(unclear), list(unclear)
+        for chain in chains:
+            if isinstance(chain.error, (SubmissionUnknown, SubmissionVoided)):  # another process may have sent it
+                self._journal.settle(chain.left[0].token, "unknown", words=str(chain.error), unless_submitted=True)
+                unclear.append((chain, chain.error))
+            elif isinstance(chain.error, SubmissionUnsent):
+                unsent.append((chain, chain.error))
+            elif chain.error is not None:
+                refused.append((chain, chain.error))
+        if refused:
+            _, why = refused[0]
+            for chain, _ in (*refused, *unsent):
+                self._reject(chain.left, why)
+            for earlier in [array for chain in chains for array in chain.done]:
+                self._withdraw(earlier, why)
+            for chain, error in unclear:
+                why.add_note(f"{chain.left[0].token} may have been submitted all the same: {error}")
+            raise why
+        for chain, error in unsent:  # what arrived stays: launching again, or resuming, sends the rest
+            for array in chain.left:
+                self._set_aside(array, error)
+        if unclear or unsent:
+            raise (unclear or unsent)[0][1]
 
     # ---- one array ----------------------------------------------------------------------------
 
@@ -234,14 +275,29 @@ class Submitter:
             self._set_aside(array, error)
             raise
         except ClusterError as error:
-            self._journal.settle(array.token, "rejected", words=str(error))
-            self._transport.remove([f"{self._folder}/secrets/{array.token}"])
+            self._reject([array], error)
             raise
 
-    def _set_aside(self, array: ArrayRecord, error: SubmissionUnsent) -> None:
+    def _reject(self, arrays: Sequence[ArrayRecord], error: ClusterError) -> None:
+        """Write down that arrays were refused."""
+        for array in arrays:
+            self._journal.settle(array.token, "rejected", words=str(error))
+        self._remove_secrets(arrays, error)
+
+    def _set_aside(self, array: ArrayRecord, error: ClusterError) -> None:
         """Write down that an array never left; it is sent when the launch is made whole."""
         self._journal.settle(array.token, "void", words=str(error), unless_submitted=True)
-        self._transport.remove([f"{self._folder}/secrets/{array.token}"])
+        self._remove_secrets([array], error)
+
+    def _remove_secrets(self, arrays: Sequence[ArrayRecord], error: ClusterError) -> None:
+        """Take the secrets away of what was not submitted; where that can't be, the error says so."""
+        for nodes in dict.fromkeys(array.nodes for array in arrays):
+            paths = [f"{self._folder}/secrets/{array.token}" for array in arrays if array.nodes == nodes]
+            try:
+                self._transport.at(nodes).remove(paths)
+            except ClusterError as problem:
+                if self._job.secrets:
+                    error.add_note(f"files with secrets may be left, and can't be removed: {', '.join(paths)}: {problem}")
 
     def _withdraw(self, array: ArrayRecord, error: ClusterError) -> None:
         """Cancel an array that was submitted before another was refused; where that can't be, the error says so."""
@@ -303,7 +359,7 @@ class Submitter:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                return self._scheduler.void(array.token, self._folder, array.sends)
+                return self._scheduler.void(array.token, self._folder, array.sends, nodes=array.nodes)
             except (ConnectionLost, Unreachable) as error:
                 if not error.may_pass or time.monotonic() > deadline:
                     raise
@@ -318,7 +374,7 @@ class Submitter:
             if time.monotonic() > deadline + (SETTLING if answered is not None else 0):
                 raise SubmissionUnknown(f"nobody can say whether Slurm accepted {array.token}: {problem}")
             try:
-                found = self._scheduler.find(array.token, self._folder)
+                found = self._scheduler.find(array.token, self._folder, nodes=array.nodes)
             except ClusterError as error:
                 problem, answered = str(error), None  # it counts from when somebody answers again
             else:
@@ -327,6 +383,19 @@ class Submitter:
                 answered = answered if answered is not None else time.monotonic()
             time.sleep(0.5)
         return None
+
+
+def bring_along(arrays: Sequence[ArrayRecord], files: Files, *, there: Collection[str | None] = ()) -> dict[str, Mapping[str, bytes]]:
+    """Say what arrays bring along by token, where machines do not share the run's folder.
+
+    The first of each machine brings everything, but to those that have it already.
+    """
+    everything: Mapping[str, bytes] = ChainMap(*files.values())  # type: ignore[arg-type]
+    seen, found = set(there), dict[str, Mapping[str, bytes]]()
+    for array in arrays:
+        found[array.token] = everything if array.nodes not in seen else {}
+        seen.add(array.nodes)
+    return found
 
 
 def _uninterrupted(work: Callable[[], None]) -> None:

@@ -21,6 +21,8 @@ from nexa_sdk.variables import check_env, check_labels
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nexa_sdk.notebook.views.sweep import SweepView
+
 __all__ = ["Sweep"]
 
 MAX_TABLE = 10**6  # rows of a DataFrame that nobody asked for in so many words
@@ -305,6 +307,12 @@ class Sweep:
             return f"some of {self.space.size:,} trials"  # counting may take seconds: not in a repr
         count = self.selection.size
         return f"{count:,} trial" + ("s" if count != 1 else "")
+
+    def edit(self) -> SweepView:
+        """Open it in a form, to be changed, previewed and launched; see :func:`nexa_sdk.ui.sweep`."""
+        from nexa_sdk import ui
+
+        return ui.sweep(self)
 
     def __repr__(self) -> str:
         return f"<Sweep {shlex.join(self.command)!r}: {self._size_text()} of {', '.join(self.parameters) or 'no parameters'}>"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from nexa_sdk.errors import PartlyUnreachable
 from nexa_sdk.scheduling.base import TaskStatus
 from nexa_sdk.states import State
 
@@ -34,12 +35,18 @@ class TaskRecords:
         """Return the records of tasks, by ``<job>_<task>``; those that left none are left out."""
         missing = [name for name in names if name not in self._ended]
         if missing:
-            files = self._transport.read_many(self._folder, [f"{name}.json" for name in missing])
+            files = self._read([f"{name}.json" for name in missing])
             self._ended.update({name: json.loads(files[f"{name}.json"]) for name in missing if files.get(f"{name}.json")})
         found = {name: self._ended[name] for name in names if name in self._ended}
         begun = [name for name in names if name not in found]
-        files = self._transport.read_many(self._folder, [f"{name}.started" for name in begun]) if begun else {}
+        files = self._read([f"{name}.started" for name in begun]) if begun else {}
         return {**found, **{name.removesuffix(".started"): json.loads(content) for name, content in files.items() if content.strip()}}
+
+    def _read(self, names: Sequence[str]) -> dict[str, bytes]:
+        try:
+            return self._transport.read_many(self._folder, names)
+        except PartlyUnreachable as error:  # of those the scheduler says why it knows no more
+            return error.found
 
     def forget(self, names: Sequence[str]) -> None:
         """Forget how tasks ended: they run again, and will write anew."""
@@ -48,7 +55,7 @@ class TaskRecords:
 
     def of_slots(self, names: Sequence[str]) -> dict[str, dict[int, Record]]:
         """Return the records of packed tasks' trials, by ``<job>_<task>`` and slot: the last line of each."""
-        files = self._transport.read_many(self._folder, [f"{name}.trials" for name in names])
+        files = self._read([f"{name}.trials" for name in names])
         found: dict[str, dict[int, Record]] = {}
         for name, content in files.items():
             slots = found.setdefault(name.removesuffix(".trials"), {})
@@ -63,6 +70,8 @@ class TaskRecords:
 
 def complete(status: TaskStatus, record: Record | None, folder: str) -> TaskStatus:
     """Complete what the scheduler says of a task with its own record: exit codes above 128 it shows in two ways."""
+    if record is not None and "stopped" in record and status.state is State.FAILED:
+        return replace(status, state=State.CANCELLED, exit_code=None, reason=record["stopped"])
     if record is not None and "exit" in record and status.state in (State.COMPLETED, State.FAILED):
         return replace(status, exit_code=record["exit"], start=status.start or record["start"], end=status.end or record["end"])
     if status.state is State.FAILED and record is None and not status.reason:
@@ -72,6 +81,8 @@ def complete(status: TaskStatus, record: Record | None, folder: str) -> TaskStat
 
 def judge(record: Record | None, *, was_cancelled: bool) -> TaskStatus:
     """Judge a task that the scheduler no longer knows: by its own record, else by what we cancelled."""
+    if record is not None and "stopped" in record:
+        return TaskStatus(State.CANCELLED, None, record["start"], record.get("end"), record["node"], record["stopped"])
     if record is not None and "exit" in record:
         if was_cancelled and record["exit"]:
             state = State.CANCELLED

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import textwrap
@@ -30,11 +32,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Where several processes share the tests, a file stays in one, and so does a folder that plays its faults all at once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file.rpartition("/")[0] if "/exactly_once/" in file else file
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:  # where two processes share the tests, a file stays in one, and so does what plays its faults all at once
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "exactly_once" else str(item.path)))
     if not config.getoption("--full"):
         for item in items:
             if item.get_closest_marker("full"):
@@ -106,5 +117,7 @@ def local() -> Cluster:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    with contextlib.suppress(ValueError):  # where this is not the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it, and so would all below
     for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "NEXA_"))]:
         del os.environ[name]

@@ -18,7 +18,25 @@ from nexa_sdk.verbs.verb import Verb
 __all__ = ["Help", "Session", "Verb", "find", "overview", "parser_of", "perform", "verbs"]
 
 # In the order of the help: first what makes a run, then what follows it.
-_MODULES = ("connect", "sweep", "launch", "status", "watch", "logs", "cancel", "resume", "runs", "sandbox")
+_MODULES = (
+    "connect",
+    "sweep",
+    "build",
+    "launch",
+    "remote",
+    "status",
+    "cost",
+    "budget",
+    "usage",
+    "watch",
+    "logs",
+    "utilization",
+    "cancel",
+    "resume",
+    "runs",
+    "sync",
+    "sandbox",
+)
 
 
 @cache
@@ -44,7 +62,7 @@ def find(name: str) -> Verb:
 
 def overview(prog: str) -> Help:
     """Say what there is, a line for each verb."""
-    lines = [f"  {verb.name:<9} {verb.help}" for verb in verbs().values()]
+    lines = [f"  {verb.name:<11} {verb.help}" for verb in verbs().values()]
     return Help("\n".join([f"Usage: {prog} VERB …", "", *lines, "", f"{prog} VERB -h says more of one."]))
 
 

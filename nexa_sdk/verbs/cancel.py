@@ -32,13 +32,14 @@ def _add_retry(parser: Parser) -> None:
     _add(parser)
     parser.add("--by-cause", action="store_true", help="with more memory, more time or on another node, as the cause demands")
     parser.add("--dry-run", action="store_true", help="show what --by-cause would do, as a table; submit nothing")
+    parser.add("--budget", metavar="AMOUNT", help="what all of the run may cost from now on, what it has cost included: '80 USD'")
 
 
 def _retry(session: Session, args: Namespace) -> object:
     run, trials = session.find_run_and_trials(args.words)
     if args.dry_run:
         return run.retry_plan(trials)
-    return run.retry(trials, by="cause" if args.by_cause else None)
+    return run.retry(trials, by="cause" if args.by_cause else None, budget=args.budget)
 
 
 VERBS = [
@@ -46,7 +47,7 @@ VERBS = [
     Verb(
         "retry",
         "Run the failed trials again; they keep their numbers and every attempt.",
-        "[RUN] [TRIALS] [--by-cause] [--dry-run]",
+        "[RUN] [TRIALS] [--by-cause] [--dry-run] [--budget AMOUNT]",
         _add_retry,
         _retry,
         more=_MORE_RETRY,

@@ -18,7 +18,7 @@ def _add(parser: Parser) -> None:
         nargs="?",
         metavar="NAME",
         completes="clusters",
-        help="local, sandbox, slurm, ssh://host, one of clusters.toml or nexa.toml, or the Python name of a Cluster",
+        help="local, sandbox, slurm, ssh://host, hosts://gpu1,gpu2, one of clusters.toml or nexa.toml, or the Python name of a Cluster",
     )
     parser.add("--runs", metavar="FOLDER", completes="files", help="where runs get their folders; the nodes must see it")
     parser.add("--accept-fingerprint", metavar="SHA256:…", help="the key of a host that is not known yet, as its administrators publish it")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from nexa_sdk.verbs.job_options import add_job_options
 from nexa_sdk.verbs.parser import Parser
 from nexa_sdk.verbs.session import Session
 from nexa_sdk.verbs.target import plan_of
 from nexa_sdk.verbs.verb import Verb
+
+if TYPE_CHECKING:
+    from nexa_sdk.plan import Plan
 
 __all__ = ["VERBS"]
 
@@ -42,6 +46,14 @@ def _add(parser: Parser) -> None:
     parser.add("--after-each", metavar="RUN", completes="runs", help="let trial i wait until trial i of RUN has completed")
     parser.add("--name", metavar="NAME", help="what the run is called; else the program's name")
     parser.add("--style", choices=("flags", "hydra", "env", "template"), help="how parameters reach the program; see Sweep")
+    parser.add(
+        "--budget", metavar="AMOUNT", help="what it may cost: '50 USD'; it is refused if it could cost more, and holds to it by itself"
+    )
+    parser.add(
+        "--until-spent", action="store_true", help="launch also what could cost more than --budget, and begin nothing once that is spent"
+    )
+    parser.add("--end-running", action="store_true", help="once --budget is spent, end also what runs")
+    parser.add("--allow-unknown", action="store_true", help="launch it though nobody knows what it costs, and no budget can be held")
     add_job_options(parser)
 
 
@@ -56,9 +68,14 @@ def _preview(session: Session, args: Namespace) -> object:
     return session.previewed
 
 
+def _what(plan: Plan) -> tuple[object, ...]:
+    """Return what two plans share that may stand for each other."""
+    return plan.digest, plan.folder.rpartition("/")[0], plan.hold.budget, plan.hold.allow_unknown, plan.hold.is_held
+
+
 def _launch(session: Session, args: Namespace) -> object:
     plan, previewed = plan_of(session, args), session.previewed
-    if previewed is not None and (previewed.digest, previewed.folder.rpartition("/")[0]) == (plan.digest, plan.folder.rpartition("/")[0]):
+    if previewed is not None and _what(previewed) == _what(plan):
         plan, session.previewed = previewed, None  # byte for byte what was shown, its id included
     run = plan.submit(again=args.again)
     session.last_run = run

@@ -22,20 +22,19 @@ def _add(parser: Parser) -> None:
 
 def _logs(session: Session, args: Namespace) -> object:
     run, trials = session.find_run_and_trials(args.words)
-    if trials is not None and len(trials) > 1:
-        raise BadUsage("logs shows one trial; give one number")
     if args.follow and args.tail is not None:
         raise BadUsage("--follow prints all there is, and --tail a part; give one of them")
-    return run.logs(trials[0] if trials else 0, attempt=args.attempt, tail=args.tail, follow=args.follow)
+    chosen = 0 if trials is None else trials[0] if len(trials) == 1 else trials
+    return run.logs(chosen, attempt=args.attempt, tail=args.tail, follow=args.follow)
 
 
 VERBS = [
     Verb(
         "logs",
         "Show what a trial wrote to stdout and stderr.",
-        "[RUN] [TRIAL] [--follow] [--tail N] [--attempt K]",
+        "[RUN] [TRIALS] [--follow] [--tail N] [--attempt K]",
         _add,
         _logs,
-        more=f"TRIAL is a number, 0 unless given.\n{RUN_HELP}",
+        more=f"TRIALS is a number, 0 unless given, or several, as in 0,3-5: each line has its trial before it.\n{RUN_HELP}",
     )
 ]

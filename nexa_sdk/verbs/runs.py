@@ -21,7 +21,7 @@ def _add_attach(parser: Parser) -> None:
 
 
 def _runs(_: Session, args: Namespace) -> object:
-    from nexa_sdk.cluster import runs
+    from nexa_sdk.known import runs
 
     if args.limit < 1:
         raise BadUsage(f"--limit {args.limit}: give 1 or more")

@@ -13,6 +13,7 @@ from nexa_sdk.errors import BadUsage, InvalidInput, RunNotFound
 
 if TYPE_CHECKING:
     from nexa_sdk.cluster import Cluster
+    from nexa_sdk.monitoring.usage.block import Usage
     from nexa_sdk.plan import Plan
     from nexa_sdk.run import Run
 
@@ -32,6 +33,8 @@ class Session:
         Options that every verb has for its result, by name, as ``add_argument`` has them.
     bind : callable, optional
         Gives an object a name, for ``--out NAME``.
+    execute : callable, optional
+        Executes the Python of a cell; the console has none.
 
     Attributes
     ----------
@@ -43,12 +46,19 @@ class Session:
         What was launched or attached last.
     previewed : Plan or None
         What was previewed last and not yet launched.
+    usage : Usage or None
+        What records calls of LLM APIs until it is told to stop.
     partitions : dict of str to list of str
         The partitions of the clusters that were connected, for completion.
     """
 
     def __init__(
-        self, prog: str, *, outputs: Mapping[str, Mapping[str, Any]] | None = None, bind: Callable[[str, object], None] | None = None
+        self,
+        prog: str,
+        *,
+        outputs: Mapping[str, Mapping[str, Any]] | None = None,
+        bind: Callable[[str, object], None] | None = None,
+        execute: Callable[[str], None] | None = None,
     ) -> None:
         self.prog = prog
         self.outputs = dict(outputs or {})
@@ -57,6 +67,8 @@ class Session:
         self.last_run: Run | None = None
         self.previewed: Plan | None = None
         self.partitions: dict[str, list[str]] = {}
+        self.execute = execute
+        self.usage: Usage | None = None
         self._bind = bind
         self._cluster: Cluster | None = None
 
@@ -108,8 +120,8 @@ class Session:
         ------
         RunNotFound
         """
-        from nexa_sdk.cluster import attach
         from nexa_sdk.journal import Journal
+        from nexa_sdk.known import attach
         from nexa_sdk.run import Run
 
         if word is None:
@@ -126,6 +138,10 @@ class Session:
             if word in self.namespace:
                 raise RunNotFound(f"{word} is no Run but a {type(named).__name__}, and {error}") from None
             raise
+
+    def mean(self, run: Run) -> None:
+        """Have the lines that follow mean a run, unless they name another."""
+        self.last_run = run
 
     def find_run_and_trials(self, words: list[str]) -> tuple[Run, list[int] | None]:
         """Read ``[RUN] [TRIALS]``; digits alone are trials.
@@ -150,6 +166,12 @@ class Session:
         return run, trials
 
     # ---- results -------------------------------------------------------------------------------
+
+    def name(self, values: Mapping[str, object]) -> None:
+        """Give objects their names, where there are any: a console has none."""
+        if self._bind is not None:
+            for name, value in values.items():
+                self._bind(name, value)
 
     def keep(self, args: Namespace, result: object) -> None:
         """Give the result a name, if the line said one with ``--out``."""

@@ -15,12 +15,13 @@ from nexa_sdk.verbs.job_options import read_job_options
 from nexa_sdk.verbs.session import Session
 
 if TYPE_CHECKING:
+    from nexa_sdk.budget import Budget
     from nexa_sdk.definition import Definition
     from nexa_sdk.job import Job
     from nexa_sdk.plan import Plan
     from nexa_sdk.sweep import Sweep
 
-__all__ = ["plan_of"]
+__all__ = ["budget_of", "job_of", "plan_of"]
 
 _PROGRAMS = {".py": "python", ".sh": "bash"}
 _YAML = (".yaml", ".yml")
@@ -32,6 +33,7 @@ class _Target:
     sweep: Sweep
     job: Job | None = None
     cluster: str | None = None
+    budget: Budget | None = None
 
 
 def plan_of(session: Session, args: Namespace) -> Plan:
@@ -59,6 +61,8 @@ def plan_of(session: Session, args: Namespace) -> Plan:
             cluster=args.cluster,
             after=args.after,
             after_each=args.after_each,
+            budget=args.budget,
+            allow_unknown=args.allow_unknown or None,
             **resources,
         )
         return named
@@ -67,12 +71,32 @@ def plan_of(session: Session, args: Namespace) -> Plan:
         target = _target(named)
     else:
         target = _Target(_inline(others, parameters, args))
-    job = target.job if args.job is None else _job(session, args.job)
+    job = target.job if args.job is None else job_of(session, args.job)
     where = args.cluster or target.cluster
     cluster = session.find_cluster(where) if where else session.cluster
     after = [session.find_run(word) for word in args.after or ()]
     after_each = session.find_run(args.after_each) if args.after_each else None
-    return cluster.plan(target.sweep, job, after=after, after_each=after_each, **resources)
+    return cluster.plan(
+        target.sweep,
+        job,
+        after=after,
+        after_each=after_each,
+        budget=budget_of(args) or target.budget,
+        allow_unknown=args.allow_unknown,
+        **resources,
+    )
+
+
+def budget_of(args: Namespace) -> Budget | None:
+    """Read what it may cost."""
+    from nexa_sdk.budget import Budget
+
+    if args.budget is None:
+        given = [f"--{name.replace('_', '-')}" for name in ("until_spent", "end_running") if getattr(args, name)]
+        if given:
+            raise BadUsage(f"{given[0]} goes with --budget; give one, as in --budget '50 USD'")
+        return None
+    return Budget(args.budget, until_spent=args.until_spent, ends_running=args.end_running)
 
 
 def _is_parameter(word: str) -> bool:
@@ -125,7 +149,7 @@ def _load(source: Path | str) -> Definition:
 def _target(named: Sweep | Definition) -> _Target:
     from nexa_sdk.sweep import Sweep
 
-    return _Target(named) if isinstance(named, Sweep) else _Target(named.sweep, named.job, named.cluster)
+    return _Target(named) if isinstance(named, Sweep) else _Target(named.sweep, named.job, named.cluster, named.budget)
 
 
 def _inline(words: Sequence[str], parameters: Sequence[str], args: Namespace) -> Sweep:
@@ -144,7 +168,8 @@ def _inline(words: Sequence[str], parameters: Sequence[str], args: Namespace) ->
     )
 
 
-def _job(session: Session, name: str) -> Job:
+def job_of(session: Session, name: str) -> Job:
+    """Return a Job by its Python name."""
     from nexa_sdk.job import Job
 
     job = session.namespace.get(name)

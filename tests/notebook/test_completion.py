@@ -42,7 +42,13 @@ def complete(ip: InteractiveShell, text: str) -> list[str]:
     ("text", "whole"),
     [
         ("%nexa la", ["%nexa launch"]),
-        ("%nexa re", ["%nexa results", "%nexa retry", "%nexa resume"]),
+        ("%nexa re", ["%nexa remote", "%nexa results", "%nexa retry", "%nexa resume"]),
+        ("%%nexa remote -i my_s", ["%%nexa remote -i my_sweep"]),
+        (
+            "%%nexa remote -i my_sweep,my_",
+            ["%%nexa remote -i my_sweep,my_cluster", "%%nexa remote -i my_sweep,my_number", "%%nexa remote -i my_sweep,my_plan"],
+        ),
+        ("%%nexa remote --det", ["%%nexa remote --detach"]),
         ("x = %nexa la", ["x = %nexa launch"]),
         ("a.b, c[0] = %nexa prev", ["a.b, c[0] = %nexa preview"]),
         ("%%nexa sw", ["%%nexa sweep"]),
@@ -92,6 +98,7 @@ def test_clusters_of_a_file(ip):
 
 @pytest.mark.usefixtures("files")
 def test_other_lines_are_left_alone(ip):
+    ip.Completer.use_jedi = False  # it answers nothing when it took too long
     assert "lambda" in complete(ip, "la")
     assert not [word for word in complete(ip, "print('%nexa la") if "launch" in word]
 

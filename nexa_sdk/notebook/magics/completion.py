@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,8 +14,10 @@ from nexa_sdk.verbs import Session, parser_of, verbs
 
 __all__ = ["complete"]
 
+_IPYTHONS = ("In", "Out", "exit", "quit", "get_ipython", "open")  # in every notebook
 
-def complete(line: str, session: Session, namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
+
+def complete(line: str, session: Session, namespace: Mapping[str, Any], *, cell: str = "") -> tuple[str, list[str]]:
     """Complete a line.
 
     Parameters
@@ -24,6 +27,8 @@ def complete(line: str, session: Session, namespace: Mapping[str, Any]) -> tuple
     session : Session
     namespace : mapping
         The Python names.
+    cell : str
+        What stands below the line.
 
     Returns
     -------
@@ -31,6 +36,8 @@ def complete(line: str, session: Session, namespace: Mapping[str, Any]) -> tuple
         The piece before the cursor, and what may stand in its place.
     """
     *words, piece = re.split(r"\s+", line)
+    if cell:
+        namespace = ChainMap(dict.fromkeys(_assigned(cell)), dict(namespace)) if words[-1:] in (["-o"], ["--output"]) else namespace
     if not words:
         return piece, _beginning(piece, verbs())
     verb = verbs().get(words[0])
@@ -60,6 +67,8 @@ def _values(action: Any, piece: str, session: Session, namespace: Mapping[str, A
 def _offers(kind: str, piece: str, session: Session, namespace: Mapping[str, Any]) -> list[str]:
     """Say what may stand somewhere; `kind` is what the argument was declared with."""
     match kind:
+        case "names":
+            return _names(piece, namespace)
         case "runs":
             return [*_named(piece, namespace, "Run"), *_beginning(piece, _run_ids())]
         case "clusters":
@@ -86,6 +95,24 @@ def _named(piece: str, namespace: Mapping[str, Any], *kinds: str) -> list[str]:
     """Return the Python names of our objects; nothing is imported to find out what they are."""
     ours = {name: type(value) for name, value in namespace.items() if type(value).__module__.startswith("nexa_sdk.")}
     return [name for name, kind in ours.items() if kind.__name__ in kinds and name.startswith(piece) and not name.startswith("_")]
+
+
+def _names(piece: str, namespace: Mapping[str, Any]) -> list[str]:
+    """Complete the last of names with commas between them by the user's own, those that are given left out."""
+    *given, last = piece.split(",")
+    before = "".join(f"{name}," for name in given)
+    own = [name for name in namespace if not name.startswith("_") and name not in _IPYTHONS]
+    return [f"{before}{name}" for name in sorted(own) if name.startswith(last) and name not in given]
+
+
+def _assigned(cell: str) -> Iterable[str]:
+    """Name what a cell defines, also one that is not written to its end."""
+    from nexa_sdk.remote.names import names_of
+
+    try:
+        return names_of(cell).defined
+    except SyntaxError:
+        return re.findall(r"^(?:def\s+|class\s+)?([A-Za-z_]\w*)\s*(?:=[^=]|\(|:)", cell, re.MULTILINE)
 
 
 def _run_ids() -> list[str]:

@@ -26,13 +26,13 @@ def add_completion(ip: Any, magics: NexaMagics) -> None:
     """
     remove_completion(ip)
 
-    def find(line: str) -> tuple[str, list[str]] | None:
+    def find(line: str, cell: str = "") -> tuple[str, list[str]] | None:
         match = _LINE.match(line)
         if match is None:
             return None
         from nexa_sdk.notebook.magics.completion import complete
 
-        return complete(match["rest"], magics.session, ip.user_ns)
+        return complete(match["rest"], magics.session, ip.user_ns, cell=cell)
 
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
@@ -44,7 +44,7 @@ def add_completion(ip: Any, magics: NexaMagics) -> None:
 
     @context_matcher(identifier="nexa_sdk", priority=100)  # type: ignore[untyped-decorator, unused-ignore]
     def nexa_matcher(context: Any) -> dict[str, Any]:
-        found = find(context.text_until_cursor)
+        found = find(context.text_until_cursor, context.full_text.partition("\n")[2])
         if found is None:
             return {"completions": [], "suppress": False}
         piece, words = found

@@ -1,0 +1,1 @@
+"""The views, one file each; :mod:`nexa_sdk.notebook.view` says how they are made."""

@@ -1,0 +1,135 @@
+"""What every view does, without a browser: it stops, it holds nothing, it does things once, and tells what goes wrong."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import ipywidgets
+import pytest
+from until import wait_until
+
+from nexa_sdk.errors import ClusterError
+from nexa_sdk.notebook import front_end
+from nexa_sdk.notebook.view import Looker, View, _weakly
+
+
+class Counter(View):
+    title = "counting"
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.count = 0
+        self.trouble: Exception | None = None
+
+    def look(self) -> bool:
+        if self.trouble is not None:
+            raise self.trouble
+        self.count += 1
+        return True
+
+    def listen(self, heard):
+        return Looker(heard, 0.01, self.clock)
+
+    def html(self) -> str:
+        return f"<b>{self.count}</b>"
+
+    def text(self) -> str:
+        return str(self.count)
+
+
+class Shown:
+    def __init__(self) -> None:
+        self.bundles: list[dict[str, str]] = []
+        self.is_shown = False
+
+    def show(self, bundle) -> None:
+        self.bundles.append(bundle)
+        self.is_shown = True
+
+
+@pytest.fixture
+def counter(monkeypatch):
+    monkeypatch.setattr(front_end, "in_notebook", lambda: True)
+    monkeypatch.setattr(front_end, "widgets", lambda: "no")
+
+    def make() -> Counter:
+        view = Counter()
+        view._output = Shown()
+        return view
+
+    return make
+
+
+def lookers() -> int:
+    return sum(thread.name == "nexa-look" for thread in threading.enumerate())
+
+
+def test_it_stops_when_it_is_closed(counter):
+    view = counter().show()
+    wait_until(lambda: view.count > 3)
+    assert view.is_live
+    view.close()
+    wait_until(lambda: not lookers())
+    assert view._output.bundles[-1]["text/plain"] == str(view.count)
+    assert not view.is_live
+
+
+def test_it_stops_when_nobody_holds_it():
+    view = Counter()
+    gone = weakref.ref(view)
+    source = view.listen(_weakly(view))
+    weakref.finalize(view, source.close).atexit = False
+    wait_until(lambda: gone().count > 3)
+    del view
+    wait_until(lambda: gc.collect() is not None and gone() is None)
+    wait_until(lambda: not lookers())
+
+
+@pytest.mark.parametrize("has_widgets", [False, True])
+def test_a_cluster_that_is_away_is_told_with_the_time_and_taken_back(counter, has_widgets):
+    view = counter()
+    view.widget = ipywidgets.VBox() if has_widgets else None
+    view.show()
+    view.trouble = ClusterError("no route to host")
+    wait_until(lambda: "not up to date since" in view._output.bundles[-1]["text/plain"])
+    assert "no route to host" in view._output.bundles[-1]["text/html"]
+    view.trouble = None
+    wait_until(lambda: not view.status.words)
+    view.close()
+
+
+def test_what_a_callback_raises_is_told_with_its_traceback(counter):
+    view = counter()
+    view.guard(lambda: 1 / 0)()
+    assert view.status.words == "ZeroDivisionError: division by zero"
+    assert "in guarded" in view.status.html()
+    view.guard(lambda: print("<script>", undefined))()  # noqa: F821
+    assert "<script>" not in view.status.html()
+
+
+def test_what_takes_long_is_done_once_at_a_time(counter):
+    view, go, done = counter(), threading.Event(), []
+    assert view.work("launch", lambda: go.wait(10), done.append)
+    assert not view.work("launch", lambda: go.wait(10), done.append)
+    go.set()
+    wait_until(lambda: done == [True])
+    wait_until(lambda: view.work("launch", lambda: 2, done.append))
+    wait_until(lambda: done == [True, 2])
+
+
+def test_of_what_is_typed_fast_only_the_newest_answer_is_used(counter):
+    view, go, done = counter(), threading.Event(), []
+    view.newest("preview", lambda: go.wait(10) and 1, done.append)
+    for number in range(2, 50):
+        view.newest("preview", lambda number=number: number, done.append)
+    go.set()
+    wait_until(lambda: done == [49])
+    view.newest("preview", lambda: 50, done.append)
+    wait_until(lambda: done == [49, 50])
+
+
+def test_in_a_terminal_it_is_printed(capsys):
+    Counter().show()
+    assert capsys.readouterr().out == "1\n"
