@@ -281,19 +281,21 @@ class View:
             self.status.say(words)
 
         def do() -> None:
-            result, is_done = None, False
+            result, wrong = None, None
             try:
                 result = act()
-                is_done = True
             except Exception as error:  # noqa: BLE001  no front end shows what a thread raises
-                self.status.tell(error)
+                wrong = error
             with self.lock:
                 self._working.discard(name)
                 for widget in switched:
                     widget.disabled = False
-                if is_done and words:
+                if wrong is not None:
+                    self.status.tell(wrong)
+                    return
+                if words:
                     self.status.clear()
-                if is_done and then is not None and not self._is_closed:
+                if then is not None and not self._is_closed:
                     self.guard(then)(result)  # the last word, also on what can be used
 
         threading.Thread(target=do, name=f"nexa-{name}", daemon=True).start()

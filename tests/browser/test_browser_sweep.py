@@ -40,7 +40,7 @@ def test_a_sweep_is_built_by_hand_and_launched_once(notebook, program):
     out.get_by_role("alert").get_by_text("soon").wait_for()
     assert out.get_by_role("button", name="Launch").is_disabled()
     walltime.fill("0:02:00")
-    out.get_by_role("button", name="Launch 6 trials").wait_for()
+    out.get_by_role("button", name="Launch 6 trials", disabled=False).wait_for()  # what changes next is compared with this
     # the script, and what has changed in it
     out.get_by_role("button", name="Script", exact=True).click()
     out.get_by_role("textbox", name="At once").fill("3")

@@ -410,7 +410,9 @@ class SweepView(View):
     def _submit(self) -> None:
         plan = self.plan
         if plan is None:
-            return
+            if self.draft.problems():
+                raise InvalidInput("nothing can be launched yet: something is wrong above")
+            return  # a second click, or the preview is under way
         self.work("launch", lambda: self._submit_seen(plan), self._launched, words="launching", off=[self._launch])
 
     def _submit_seen(self, plan: Plan) -> Run:
@@ -423,13 +425,12 @@ class SweepView(View):
     def _launched(self, run: Run) -> None:
         from nexa_sdk.notebook.views.run import RunView
 
-        self.run = run
+        self._launch.description, self._launch.disabled = f"Launched {run.id}", True
+        self.plan, self.run = None, run
         if self._part is not None:
             self._part.close()
         self._part = RunView(run, clock=self.clock)
         self._run_place.children = [self._part.embed()]
-        self._launch.description, self._launch.disabled = f"Launched {run.id}", True
-        self.plan = None
         self._save()
 
     def _save_script(self) -> None:
