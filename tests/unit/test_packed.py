@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,20 @@ def test_a_program_that_dies_of_the_same_term_as_its_script_has_no_strange_exit_
     signal_session(process, signal.SIGTERM)
     assert process.wait(timeout=60) == 143
     assert set(ends(tmp_path).values()) == {143}
+
+
+@pytest.mark.parametrize("job", [Job(), Job(pack=3), SIDE_BY_SIDE], ids=["alone", "packed", "side by side"])
+@pytest.mark.parametrize("late", ["date", "mv"])
+def test_a_term_that_reaches_the_processes_in_turn_takes_no_record_away(job: Job, late: str, tmp_path: Path) -> None:
+    """A program that TERM ended may be over before TERM has come to the last process of its task, with what that began by then."""
+    tool = tmp_path / "tools" / late
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n[ ! -e {tmp_path}/ended ] || kill -TERM $$ $PPID\nexec {shutil.which(late)} \"$@\"\n")
+    tool.chmod(0o755)
+    sweep = Sweep(program(f"open({str(tmp_path / 'ended')!r}, 'w').close(); sys.exit(7)"), {"n": [1]})
+    assert run(script_of(sweep, tmp_path / "run", job), tmp_path / "run", PATH=f"{tool.parent}:{os.environ['PATH']}") == 7
+    assert json.loads((tmp_path / "run/tasks/7_0.json").read_text())["exit"] == 7
+    assert job.pack is None or ends(tmp_path / "run") == {0: 7}
 
 
 def test_term_ends_all_that_run_side_by_side_once_each(tmp_path: Path) -> None:

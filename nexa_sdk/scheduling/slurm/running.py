@@ -93,6 +93,7 @@ run_trial() {{ # a slot's number, and its trial's
   pids=("$!")
   await "$!"
   [[ -z $stop || $ended == 0 ]] || cause=',"ended_by_task":true' # TERM came: of a cancel, a time limit, a preemption
+  trap '' HUP INT USR1 USR2 TERM # a late one would end date
   echo "$begun,\\"end\\":$(date +%s),\\"exit\\":$ended$cause}}" >> "$events"
   exit "$ended"
 }}

@@ -174,6 +174,7 @@ rm -f "$run/tasks/$job.json"  # of an attempt before a requeue
 echo "$begun}" > "$run/tasks/$job.started"
 finish() {
   local code=$1 now
+  trap '' HUP INT USR1 USR2 TERM # what ends a task signals each of its processes in turn: not what is begun here, too
   now=$(date +%s)
   echo "$begun,\\"end\\":$now,\\"exit\\":$code}" > "$run/tasks/$job.part" &&
     mv -f "$run/tasks/$job.part" "$run/tasks/$job.json" && rm -f "$run/tasks/$job.started" ||
