@@ -21,6 +21,7 @@ from nexa_sdk.errors import ClusterError, InvalidInput, RunNotFound, SandboxErro
 from nexa_sdk.monitoring.budget_book import EVER, EVERYTHING, MONTH, BudgetBook, Grant, Page, StandingBudget
 from nexa_sdk.monitoring.ledger import Ledger
 from nexa_sdk.rates import money
+from nexa_sdk.records import UNDER_WAY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -267,7 +268,7 @@ class Budgeting:
         from nexa_sdk.rates import Rates
 
         for record in self._journal.runs():
-            is_over = self._journal.outcome(record.id) not in ("SUBMITTED", "UNKNOWN")
+            is_over = self._journal.outcome(record.id) not in UNDER_WAY
             if is_over and not scope:
                 continue
             plan = self._journal.plan(record.id)

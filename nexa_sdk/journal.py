@@ -179,7 +179,7 @@ class Journal:
             return [RunRecord(*row) for row in rows]
 
     def outcome(self, run_id: str) -> str:
-        """Say in a word what became of a run, as far as it is written down."""
+        """Say in a word what became of a run, as far as it is written down; one of `records.UNDER_WAY` if it may go on."""
         arrays = self.arrays(run_id)
         if any(array.outcome in ("intent", "unknown") for array in arrays):
             return "UNKNOWN"

@@ -168,7 +168,7 @@ class Keepers:
         since = self._unseen_since.setdefault(token, time.monotonic())
         if not noted.isdecimal() and noted:
             self.lost[token] = f"its keeper was {noted}"
-        elif time.monotonic() - since > GONE or not noted:
+        elif time.monotonic() - since > GONE or not (noted or living):  # one that lives may be about to send this one
             self.lost[token] = "its keeper is gone" if noted else "its launch was cut short before it had a keeper"
 
     def _children(self, tokens: Sequence[str], known: set[str]) -> list[ArrayRecord]:

@@ -74,7 +74,8 @@ def runs(*, limit: int = 20) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Indexed by run: `cluster`, `trials`, `launched`, `state` where all is over, `folder`.
+        Indexed by run: `cluster`, `trials`, `launched`, `state` (SUBMITTED while no end is written down, UNKNOWN while it
+        is not clear what arrived), `folder`.
     """
     import pandas as pd
 

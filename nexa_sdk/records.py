@@ -8,8 +8,9 @@ from typing import Any
 
 from nexa_sdk.tasks import parse_tasks
 
-__all__ = ["UNSETTLED", "ArrayRecord", "RunRecord", "describe", "read_description"]
+__all__ = ["UNDER_WAY", "UNSETTLED", "ArrayRecord", "RunRecord", "describe", "read_description"]
 
+UNDER_WAY = ("SUBMITTED", "UNKNOWN")  # what became, as far as is written down, of a run that may go on
 UNSETTLED = ("intent", "unknown", "void")  # outcomes of what resuming looks up, and sends if it never arrived
 
 

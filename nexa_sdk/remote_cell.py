@@ -282,11 +282,11 @@ def execute(plan: Plan, *, again: bool = False, launched: Callable[[Run], object
     output = _output(f"{plan.id} to {plan.cluster.url}{given}")
     try:
         cell = plan.submit(again=again).cell
+        launched(cell.run)
+        output.head(cell._heading)
     except KeyboardInterrupt:  # it came while it was submitted, and that came to its end
         _cancel_unseen(plan)
         raise
-    launched(cell.run)
-    output.head(cell._heading)
     return cell, cell._bring(output, None, cancels=True)
 
 

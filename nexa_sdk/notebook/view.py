@@ -112,6 +112,10 @@ class View:
         """
         return None
 
+    def stays_off(self, widget: Any) -> bool:
+        """Whether what could not be used while something was done still can't, for a reason of its own."""
+        return False
+
     # ---- showing -------------------------------------------------------------------------------
 
     def show(self) -> Self:
@@ -126,6 +130,7 @@ class View:
             self.look()
         except ClusterError as error:
             self.status.tell_stale(error)
+        was_over = self.is_over
         if not front_end.in_notebook():
             self.print()
             return self
@@ -133,7 +138,7 @@ class View:
         if front_end.widgets() != "no":
             self._show_widgets()
         self._save()
-        self.follow()
+        self._follow_from(was_over)
         return self
 
     def embed(self) -> ipywidgets.Widget:
@@ -150,11 +155,18 @@ class View:
             self.status.tell_stale(error)
         import ipywidgets
 
+        was_over = self.is_over
         inner = self.build()
         self.draw()
         self.widget = ipywidgets.VBox([inner, self.status.widget])
-        self.follow()
+        self._follow_from(was_over)
         return self.widget
+
+    def _follow_from(self, was_over: bool) -> None:
+        """Follow; what others saw to its end while it was drawn is drawn once more."""
+        self.follow()
+        if not was_over and self.is_over:
+            self._heard()
 
     def follow(self) -> None:
         """Keep it up to date from now on, if anything can change; after what was done to its object that may be so again."""
@@ -217,6 +229,8 @@ class View:
             self.status.tell_stale(error)
         is_over = self.is_over
         with self.lock:
+            if self._is_closed:
+                return False
             is_news = is_new or is_over or self.status.words != before
             self._is_unsaved |= is_news
             if is_news and self.widget is not None:
@@ -224,8 +238,8 @@ class View:
             pause = SOON if self.widget is None else SAVED
             if self._output.is_shown and self._is_unsaved and (is_over or self.clock.now() - self._saved_at >= pause):
                 self._save()
-        if is_over:
-            self._stop()
+            if is_over and self.is_over:  # else something was done to its object meanwhile
+                self._stop()
         return is_news or (self._is_unsaved and self._output.is_shown)
 
     def _draw(self) -> None:
@@ -289,11 +303,11 @@ class View:
             with self.lock:
                 self._working.discard(name)
                 for widget in switched:
-                    widget.disabled = False
+                    widget.disabled = self.stays_off(widget)
                 if wrong is not None:
                     self.status.tell(wrong)
                     return
-                if words:
+                if words and self.status.words == words:
                     self.status.clear()
                 if then is not None and not self._is_closed:
                     self.guard(then)(result)  # the last word, also on what can be used

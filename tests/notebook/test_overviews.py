@@ -78,6 +78,7 @@ def test_runs_are_kept_up_to_date_and_one_that_is_away_is_told(local: Cluster, p
     view.widget = view.build()
     view.draw()
     assert run.id in view._shown.value
+    wait_until(lambda: [view.look()] and "2 RUNNING" in view.html(), every=0.5)
     view._choice.value = run.id
     view._open()
     wait_until(lambda: view._place.children)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from nexa_sdk.draft import Draft, Parameter
 from nexa_sdk.errors import InvalidInput
 from nexa_sdk.notebook import front_end
 from nexa_sdk.notebook.sweep_picture import free_html
+from nexa_sdk.notebook.views import sweep as sweep_view
 from nexa_sdk.notebook.views.sweep import SweepView
 
 
@@ -36,7 +38,7 @@ def test_what_is_typed_is_what_is_planned_and_launched_once(form):
     assert form._launch.description == "Launch 2 trials"
     assert form.draft.job_fields() == {"time": "0:01:00", "account": "ml"}
     wait_until(lambda: form._python.value == form.draft.python())
-    assert form._yaml.value == form.draft.yaml()
+    wait_until(lambda: form._yaml.value == form.draft.yaml())
     plan = form.plan
     form._launch.click()
     form._launch.click()
@@ -47,14 +49,15 @@ def test_what_is_typed_is_what_is_planned_and_launched_once(form):
     assert not form.status.words
 
 
-def test_what_was_typed_before_the_click_and_came_after_it_launches_nothing(form):
+def test_what_was_typed_before_the_click_and_came_after_it_launches_nothing(form, monkeypatch):
+    monkeypatch.setattr(sweep_view, "HELD_BACK", 2.0)
     wait_until(lambda: form.plan is not None)
     form._launch.click()
     form._fields["time"].input.value = "0:02:00"
     wait_until(lambda: "the form was changed as it was launched" in form.status.words)
     assert form.run is None
     assert not runs().index.tolist()
-    wait_until(lambda: not form._launch.disabled)
+    wait_until(lambda: form.plan is not None and not form._launch.disabled)
     form._launch.click()
     wait_until(lambda: form.run is not None)
     assert list(runs().index) == [form.run.id]
@@ -105,7 +108,53 @@ def test_the_order_of_parameters_and_what_goes_side_by_side(form):
     assert "2 trials" in form.html()
 
 
-def test_a_name_that_comes_after_the_click_is_the_rows(form):
+def test_a_launch_that_fails_while_something_is_wrong_stays_off(form, monkeypatch):
+    monkeypatch.setattr(sweep_view, "HELD_BACK", 1.0)
+    wait_until(lambda: form.plan is not None)
+    form._launch.click()
+    form._fields["time"].input.value = "soon"
+    wait_until(lambda: "the form was changed as it was launched" in form.status.words)
+    assert form._launch.disabled
+    form._fields["time"].input.value = "1:00:00"
+    wait_until(lambda: not form._launch.disabled)
+
+
+def test_what_is_typed_while_a_launch_is_under_way_can_be_launched_next(form, monkeypatch):
+    wait_until(lambda: form.plan is not None)
+    first, gate = form.plan, threading.Event()
+
+    def submit(plan):
+        gate.wait(60)
+        return first.submit()
+
+    monkeypatch.setattr(form, "_submit_seen", submit)
+    form._launch.click()
+    form._fields["time"].input.value = "0:02:00"
+    wait_until(lambda: form.plan not in (None, first))
+    second = form.plan
+    gate.set()
+    wait_until(lambda: form.run is not None and "launch" not in form._working)
+    assert (form.run.id, form.plan) == (first.id, second)
+    assert not form._launch.disabled
+    assert form._launch.description == "Launch 2 trials"
+
+
+def test_what_the_cluster_said_of_an_older_plan_is_not_shown(form, monkeypatch):
+    wait_until(lambda: form.plan is not None)
+    plan, gate, preflight = form.plan, threading.Event(), type(form.plan).preflight
+    monkeypatch.setattr(type(plan), "preflight", lambda self: [gate.wait(60), preflight(self)][1])
+    form._check.click()
+    form._fields["time"].input.value = "0:02:00"
+    wait_until(lambda: form.plan not in (None, plan))
+    said = form._said.value
+    gate.set()
+    wait_until(lambda: "ask the cluster" not in form._working)
+    assert form._said.value == said
+    assert not form._check.disabled
+
+
+def test_a_name_that_comes_after_the_click_is_the_rows(form, monkeypatch):
+    monkeypatch.setattr(sweep_view, "LATE", 60.0)
     form._add("")
     form._add_name.value = "late"
     assert [row.name_input.value for row in form._rows.children] == ["x", "late"]

@@ -133,3 +133,57 @@ def test_of_what_is_typed_fast_only_the_newest_answer_is_used(counter):
 def test_in_a_terminal_it_is_printed(capsys):
     Counter().show()
     assert capsys.readouterr().out == "1\n"
+
+
+# ---- parts -----------------------------------------------------------------------------------------
+
+
+def test_a_part_that_is_renewed_while_it_is_made_is_made_again():
+    from nexa_sdk.notebook.widgets.sections import Sections
+
+    view, going, made = Counter(), [threading.Event(), threading.Event()], []
+
+    def make() -> ipywidgets.Label:
+        made.append(ipywidgets.Label(f"made {len(made)}"))
+        going[len(made) - 1].wait(60)
+        return made[-1]
+
+    sections = Sections(view, {"first": ipywidgets.Label(), "second": make})
+    sections.choice.value = "second"
+    wait_until(lambda: len(made) == 1)
+    sections.renew("second")
+    assert sections._place.children == (sections._reading,)
+    for gate in going:
+        gate.set()
+    wait_until(lambda: len(made) == 2 and sections._place.children == (made[1],))
+    assert made[0].comm is None, "what is not shown is closed"
+    sections.close()
+
+
+def test_what_ends_while_it_is_drawn_is_drawn_at_its_end(counter):
+    class Ending(Counter):
+        over = False
+
+        @property
+        def is_over(self) -> bool:
+            return self.over
+
+        def html(self) -> str:
+            told, self.over = f"<b>over: {self.over}</b>", True  # somebody else sees to the end
+            return told
+
+    view = Ending()
+    view._output = Shown()
+    view.show()
+    assert "over: True" in view._output.bundles[-1]["text/html"]
+    view.close()
+
+
+def test_words_of_one_act_are_not_taken_away_by_the_end_of_another():
+    view, gate = Counter(), threading.Event()
+    view.work("ask", lambda: gate.wait(60), words="asking")
+    view.work("launch", lambda: 1 / 0, words="launching")
+    wait_until(lambda: "ZeroDivisionError" in view.status.words)
+    gate.set()
+    wait_until(lambda: "ask" not in view._working)
+    assert "ZeroDivisionError" in view.status.words

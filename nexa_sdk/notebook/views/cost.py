@@ -127,6 +127,8 @@ class CostView(View):
             self._regroup(self._group)
             if self._output.is_shown:
                 self._save()
+            if self._span.value != since:  # it was chosen meanwhile
+                self._renew()
 
         self.work("ask", lambda: self._ask(since), put, words="asking what was used", off=[self._span])
 

@@ -214,6 +214,7 @@ class RunView(View):
                 doing="retrying",
                 off=self._acting,
             )
+            self.draw()  # what can be done may have changed meanwhile
 
         self.work("ask retry", lambda: self.run.retry_plan(trials, by="cause"), ask, words="looking at what failed", off=self._acting)
 

@@ -11,6 +11,7 @@ from nexa_sdk.errors import ClusterError
 from nexa_sdk.known import attach, runs
 from nexa_sdk.notebook import run_picture
 from nexa_sdk.notebook.view import Closes, Looker, View
+from nexa_sdk.records import UNDER_WAY
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -53,15 +54,16 @@ class RunsView(View):
         self._table = runs(limit=self._limit)
         self._away = {}
         for run_id, row in self._table.iterrows():
-            if row["state"]:  # all is over, and written down
+            if row["state"] and row["state"] not in UNDER_WAY:
                 self._runs.pop(str(run_id), None)
                 continue
             if row["cluster"] in self._away:
                 self._away[str(run_id)] = self._away[row["cluster"]]
                 continue
             try:
-                run = self._runs.setdefault(str(run_id), attach(str(run_id)))
-                run.refresh(max_age=EVERY)
+                if str(run_id) not in self._runs:
+                    self._runs[str(run_id)] = attach(str(run_id))
+                self._runs[str(run_id)].refresh(max_age=EVERY)
             except ClusterError as error:
                 self._away[row["cluster"]] = self._away[str(run_id)] = str(error)
         return self.html() != before

@@ -107,10 +107,15 @@ class SweepView(View):
 
     def close(self) -> None:
         """Close the form, and the run that it shows."""
-        part, self._part = self._part, None
-        if part is not None:
-            part.close()
-        super().close()
+        with self.lock:  # a launch that ends now shows its run before, or not at all
+            part, self._part = self._part, None
+            if part is not None:
+                part.close()
+            super().close()
+
+    def stays_off(self, widget: ipywidgets.Widget) -> bool:
+        """Whether there is nothing to launch: the preview is under way, or something is wrong."""
+        return self.plan is None
 
     # ---- the widgets ---------------------------------------------------------------------------
 
@@ -399,6 +404,8 @@ class SweepView(View):
         self._ask_partitions()
 
         def put(table: Any) -> None:
+            if self.plan is not plan:
+                return  # what was asked about is not seen any more
             rows = [
                 [row["what"], display.Markup(sweep_picture.verdict_mark(row["verdict"])), row["words"]] for row in table.to_dict("records")
             ]
@@ -410,10 +417,10 @@ class SweepView(View):
     def _submit(self) -> None:
         plan = self.plan
         if plan is None:
-            if self.draft.problems():
-                raise InvalidInput("nothing can be launched yet: something is wrong above")
-            return  # a second click, or the preview is under way
-        self.work("launch", lambda: self._submit_seen(plan), self._launched, words="launching", off=[self._launch])
+            return  # a second click
+        self.work(
+            "launch", lambda: self._submit_seen(plan), lambda run: self._launched(run, plan), words="launching", off=[self._launch]
+        )
 
     def _submit_seen(self, plan: Plan) -> Run:
         """Submit what was seen, unless a front end held back what was typed before the click; see `_named_late`."""
@@ -422,11 +429,13 @@ class SweepView(View):
             raise InvalidInput("the form was changed as it was launched, so nothing was; look at it, and launch again")
         return plan.submit()
 
-    def _launched(self, run: Run) -> None:
+    def _launched(self, run: Run, plan: Plan) -> None:
         from nexa_sdk.notebook.views.run import RunView
 
-        self._launch.description, self._launch.disabled = f"Launched {run.id}", True
-        self.plan, self.run = None, run
+        if self.plan is plan:  # else the form stands for another by now
+            self._launch.description, self._launch.disabled = f"Launched {run.id}", True
+            self.plan = None
+        self.run = run
         if self._part is not None:
             self._part.close()
         self._part = RunView(run, clock=self.clock)

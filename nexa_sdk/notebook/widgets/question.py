@@ -47,6 +47,8 @@ class Question(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no type
         leave = ipywidgets.Button(description="Leave it", layout={"width": "auto"})
 
         def agreed(_: Any) -> None:
+            if agree.comm is None:
+                return  # a second click
             self.close_question()
             self._view.work(doing, act, then, words=doing, off=off)
 

@@ -31,13 +31,14 @@ class Sections(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no type
         self._view = view
         self.parts = dict(parts)
         self._made: dict[str, Any] = {name: part for name, part in parts.items() if isinstance(part, ipywidgets.Widget)}
+        self._renewed = dict.fromkeys(parts, 0)  # how often
         self._reading = ipywidgets.Label("reading …")
         self.choice = ipywidgets.ToggleButtons(options=list(parts), style={"button_width": "auto"})
         self.choice.observe(view.guard(lambda change: self._open(change["new"])), "value")
         self._place = ipywidgets.VBox([])
         super().__init__([self.choice, self._place])
         first = next(iter(self.parts))
-        self._put(first, self._made[first] if first in self._made else self.parts[first]())
+        self._put(first, self._made[first] if first in self._made else self.parts[first](), 0)
 
     @property
     def opened(self) -> str:
@@ -46,6 +47,7 @@ class Sections(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no type
 
     def renew(self, name: str) -> None:
         """Make a part anew when it is opened next; now, if it is."""
+        self._renewed[name] += 1
         before = self._made.pop(name, None)
         if self.opened == name:
             self._open(name)
@@ -57,9 +59,15 @@ class Sections(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no type
             self._place.children = [self._made[name]]
             return
         self._place.children = [self._reading]
-        self._view.work(f"open {name}", self.parts[name], lambda widget: self._put(name, widget))
+        times = self._renewed[name]
+        self._view.work(f"open {name}", self.parts[name], lambda widget: self._put(name, widget, times))
 
-    def _put(self, name: str, widget: Any) -> None:
+    def _put(self, name: str, widget: Any, times: int) -> None:
+        if times != self._renewed[name]:  # meanwhile it was to be made anew
+            close_widgets(widget)
+            if self.opened == name:
+                self._open(name)
+            return
         self._made[name] = widget
         if self.opened == name:
             self._place.children = [widget]
