@@ -12,11 +12,16 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import tables
 
 from nexa_sdk import Cluster
 from nexa_sdk.journal import Journal
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("nexa_sdk", deadline=None)
+hypothesis.settings.load_profile("nexa_sdk")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,7 +74,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if record.cluster == "local" and Path(record.folder).is_dir():
             run = Cluster("local").run(record)
             run.cancel()
-            run.wait(timeout=30, check=False, progress=False)
+            run.wait(timeout=240, check=False, progress=False)
 
 
 @pytest.fixture

@@ -9,8 +9,10 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from lab import ARGUMENTS, CHROMIUM, Notebook, Server
-from playwright.sync_api import Browser, sync_playwright
+from lab import ARGUMENTS, CHROMIUM, PATIENCE, Notebook, Server
+from playwright.sync_api import Browser, expect, sync_playwright
+
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")  # playwright's event loop is this thread's as long as it runs

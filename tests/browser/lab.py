@@ -25,7 +25,7 @@ ARGUMENTS = (
 SERVER = (
     "--no-browser --allow-root --ip=127.0.0.1 --ServerApp.port_retries=0 --IdentityProvider.token=test --ServerApp.terminals_enabled=False"
 ).split()
-MINUTE = 60_000  # milliseconds
+PATIENCE = 180_000  # milliseconds
 
 
 def free_port() -> int:
@@ -120,7 +120,7 @@ class Notebook:
             )
             nbformat.write(made, server.root / name)
         notebook = cls(browser.new_page(viewport={"width": width, "height": 1000}))
-        notebook.page.set_default_timeout(MINUTE)
+        notebook.page.set_default_timeout(PATIENCE)
         notebook.page.goto(server.url(name))
         if server.app == "lab":
             notebook.wait_idle()
@@ -159,7 +159,7 @@ class Notebook:
         """Restart the kernel."""
         self.command("Kernel", "Restart Kernel…")
         self.page.get_by_role("button", name="Confirm Kernel Restart").click()
-        self.page.get_by_text(re.compile(r"\| (?!Idle)")).first.wait_for(timeout=10_000)
+        self.page.get_by_text(re.compile(r"\| (?!Idle)")).first.wait_for()
         self.wait_idle()
 
     def reload(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 from axe import serious, serious_within
-from lab import MINUTE, SCREENSHOTS, Notebook, Server
+from lab import PATIENCE, SCREENSHOTS, Notebook, Server
 from playwright.sync_api import expect
 
 from nexa_sdk import Cluster, Sweep, runs
@@ -22,13 +23,13 @@ def test_voila_serves_the_app(browser, tmp_path):
     server = Server(folder, app="voila", notebook="app.ipynb")
     try:
         page = browser.new_page(viewport={"width": 1280, "height": 1400})
-        page.set_default_timeout(MINUTE)
+        page.set_default_timeout(PATIENCE)
         page.goto(server.url())
         assert page.get_by_role("combobox", name="Command").input_value() == "python train.py"
         page.get_by_text("cores free").locator("visible=true").first.wait_for()
-        page.get_by_role("textbox", name="Values").nth(0).fill("0.3")
-        page.get_by_role("textbox", name="Values").nth(2).fill("2")
         page.get_by_role("textbox", name="Walltime").fill("0:03:00")
+        page.get_by_role("textbox", name="Values").nth(2).fill("2")
+        page.get_by_role("textbox", name="Values").nth(0).fill("0.3")  # last: it is what the button tells the number of
         page.get_by_role("button", name="Launch 2 trials").click()
         page.get_by_text("2 COMPLETED").locator("visible=true").first.wait_for()
         (run,) = runs().index
@@ -78,8 +79,10 @@ def test_two_browsers_on_one_notebook_share_its_views_and_launch_once(notebook, 
         assert other.get_by_role("combobox", name="Command").input_value() == "python train.py"
         other.get_by_role("textbox", name="Walltime").fill("0:02:00")  # is typed there, and seen here
         expect(out.get_by_role("textbox", name="Walltime")).to_have_value("0:02:00")
+        out.get_by_role("button", name="Python", exact=True).click()
+        expect(out.locator("textarea").nth(2)).to_have_value(re.compile("0:02:00"))  # what is launched is of that
+        other.get_by_role("button", name="Launch 1 trial", disabled=False).wait_for()
         launch = other.get_by_role("button", name="Launch 1 trial")
-        launch.wait_for()
         out.get_by_role("button", name="Launch 1 trial").click(no_wait_after=True)
         launch.dispatch_event("click")  # from both, and at once
         for shown in (out, other):

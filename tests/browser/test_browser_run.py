@@ -34,7 +34,8 @@ def test_a_failed_trial_is_found_read_mended_and_run_again(notebook, program):
     Path("go").touch()
     retry = out.get_by_role("button", name="Retry 3 failed")
     retry.wait_for()
-    # by mouse: a trial of the grid
+    # by mouse: a trial of the grid, once it has its states
+    out.locator(".nexa-task-grid").get_by_text("3 FAILED").wait_for()
     grid = out.locator(".nexa-trials")
     box = grid.bounding_box()
     across = int(box["width"] // 18)

@@ -38,7 +38,7 @@ def test_widgets_are_seen_while_they_live_and_html_afterwards(notebook, lab):
         "view = Counter().show()",
         "view.close()",
         "from IPython.display import HTML; HTML('<button></button>')",
-        "print(len(open_views()), [t.name for t in threading.enumerate() if t.name.startswith('nexa')])",
+        "import time; time.sleep(1); print(len(open_views()), [t.name for t in threading.enumerate() if t.name.startswith('nexa')])",
     )
     page.run(0), page.run(1), page.run(2)
     out = page.output(2)

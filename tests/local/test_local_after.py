@@ -49,14 +49,14 @@ def test_nothing_begins_before_all_of_the_other_has_completed(local: Cluster, pr
     assert set(second.status()["state"]) == {"PENDING"}
     assert began() == []
     go()
-    second.wait(timeout=60, progress=False)
+    second.wait(timeout=240, progress=False)
     assert set(first.status()["state"]) == {"COMPLETED"}
 
 
 def test_what_can_never_run_is_cancelled_and_says_why(local: Cluster, program) -> None:
     first, second = first_and_second(local, program, after="")
     go(bad="1")
-    second.wait(timeout=60, check=False, progress=False)
+    second.wait(timeout=240, check=False, progress=False)
     assert states(second) == ["CANCELLED"] * 3
     assert {attempt.status.reason for attempt in second.last_known} == {
         f"trial 1 of run {first.id}, which comes first, did not complete: it is FAILED with exit code 3"
@@ -68,7 +68,7 @@ def test_what_can_never_run_is_cancelled_and_says_why(local: Cluster, program) -
 def test_each_trial_waits_for_its_own(local: Cluster, program) -> None:
     first, second = first_and_second(local, program, after_each="")
     go(bad="1")
-    second.wait(timeout=60, check=False, progress=False)
+    second.wait(timeout=240, check=False, progress=False)
     assert states(second) == ["COMPLETED", "CANCELLED", "COMPLETED"]
     assert f"trial 1 of run {first.id}" in second.last_known[1].status.reason
     # and again, once the other is mended
@@ -77,18 +77,18 @@ def test_each_trial_waits_for_its_own(local: Cluster, program) -> None:
     go()
     first.retry()
     second.retry()
-    second.wait(timeout=60, progress=False)
+    second.wait(timeout=240, progress=False)
     assert set(first.status()["state"]) == {"COMPLETED"}
 
 
 def test_a_run_that_has_completed_needs_no_wait_and_one_that_failed_is_an_error(local: Cluster, program) -> None:
     go()
-    done = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=60, progress=False)
+    done = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=240, progress=False)
     sweep = Sweep(program(QUICK, "second.py"), {"n": range(2)})
-    local.launch(sweep, time="0:05:00", after=done).wait(timeout=60, progress=False)
+    local.launch(sweep, time="0:05:00", after=done).wait(timeout=240, progress=False)
     go(bad="0")
     failed = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00", again=True)
-    failed.wait(timeout=60, check=False, progress=False)
+    failed.wait(timeout=240, check=False, progress=False)
     plan = local.plan(sweep, time="0:05:00", after=[done, failed])
     with pytest.raises(PreflightFailed, match=rf"trial 0 of {failed.id}, .* run.retry\(0\)\. Nothing was submitted"):
         plan.submit()
@@ -97,7 +97,7 @@ def test_a_run_that_has_completed_needs_no_wait_and_one_that_failed_is_an_error(
 
 def test_what_comes_first_is_part_of_the_plan(local: Cluster, program) -> None:
     go()
-    first = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=60, progress=False)
+    first = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=240, progress=False)
     sweep = Sweep(program(QUICK, "second.py"), {"n": range(2)})
     plain, whole = local.plan(sweep, time="0:05:00"), local.plan(sweep, time="0:05:00", after=first)
     each = local.plan(sweep, time="0:05:00", after_each=first)
@@ -111,7 +111,7 @@ def test_what_comes_first_is_part_of_the_plan(local: Cluster, program) -> None:
 
 def test_a_line_names_the_runs_that_come_first(local: Cluster, program, capsys: pytest.CaptureFixture[str]) -> None:
     go()
-    first = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=60, progress=False)
+    first = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=240, progress=False)
     program(QUICK, "second.py")
     line = ["second.py", "n=0,1", "--time", "0:05:00"]
     assert main(["preview", *line, "--after-each", first.id]) == 0
@@ -124,7 +124,7 @@ def test_a_line_names_the_runs_that_come_first(local: Cluster, program, capsys: 
 
 def test_what_can_not_be_meant_is_said(local: Cluster, program) -> None:
     go()
-    first = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=60, progress=False)
+    first = local.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=240, progress=False)
     sweep = Sweep(program(QUICK, "second.py"), {"n": range(3)})
     with pytest.raises(InvalidInput, match="it has 2 trials, and this has 3. after= waits for all of it"):
         local.plan(sweep, time="0:05:00", after_each=first)
@@ -145,7 +145,7 @@ def test_a_supervisor_that_dies_keeps_nobody_waiting(local: Cluster, program) ->
     (lock,) = Path(first.folder, "local").glob(f"{first.id}-*.lock")
     found = subprocess.run(["pgrep", "-f", f"supervisor.py {lock.with_suffix('.json')}"], capture_output=True, text=True, check=True)
     os.kill(int(found.stdout), signal.SIGKILL)
-    second.wait(timeout=60, check=False, progress=False)
+    second.wait(timeout=240, check=False, progress=False)
     assert states(second) == ["CANCELLED"] * 3
     assert f"of run {first.id}, which comes first, did not complete: it is NODE_FAIL" in second.last_known[0].status.reason
 
@@ -154,7 +154,7 @@ def test_what_waits_can_be_cancelled(local: Cluster, program) -> None:
     _, second = first_and_second(local, program, after="")
     second.cancel(1)
     go()
-    second.wait(timeout=60, check=False, progress=False)
+    second.wait(timeout=240, check=False, progress=False)
     assert states(second) == ["COMPLETED", "CANCELLED", "COMPLETED"]
     assert second.last_known[1].status.reason == ""
 
@@ -167,22 +167,22 @@ def test_a_canary_that_fails_keeps_the_others_from_failing(local: Cluster, progr
     plan = local.plan(sweep, time="0:05:00", canary=True, env={"CODE": "5"})
     assert list(plan.arrays) == [(0, 1), (1, 3)]
     assert plan.task_count == 4
-    run = plan.submit().wait(timeout=60, check=False, progress=False)
+    run = plan.submit().wait(timeout=240, check=False, progress=False)
     assert states(run) == ["FAILED", *["CANCELLED"] * 3]
     assert (
         run.last_known[3].status.reason
         == "the canary, trial 0, did not complete: it is FAILED with exit code 5. run.logs(0) shows what it wrote"
     )
     assert began() == ["began-0"]
-    run.retry().wait(timeout=60, check=False, progress=False)
+    run.retry().wait(timeout=240, check=False, progress=False)
     assert [(attempt.number, attempt.status.state.value) for attempt in run.last_known] == [(2, "FAILED"), *[(2, "CANCELLED")] * 3]
     assert began() == ["began-0"], "a retry has its canary, too"
 
 
 def test_after_a_canary_that_completes_all_others_run(local: Cluster, program) -> None:
-    local.launch(Sweep(program(QUICK), {"n": range(4)}), time="0:05:00", canary=True).wait(timeout=60, progress=False)
+    local.launch(Sweep(program(QUICK), {"n": range(4)}), time="0:05:00", canary=True).wait(timeout=240, progress=False)
     assert began() == [f"began-{n}" for n in range(4)]
-    alone = local.launch(Sweep(program(QUICK), {"n": [7]}), time="0:05:00", canary=True).wait(timeout=60, progress=False)
+    alone = local.launch(Sweep(program(QUICK), {"n": [7]}), time="0:05:00", canary=True).wait(timeout=240, progress=False)
     assert len(alone.plan["arrays"]) == 1
 
 
@@ -190,5 +190,5 @@ def test_a_canary_with_several_trials_a_task(local: Cluster, program) -> None:
     plan = local.plan(Sweep(program(QUICK), {"n": range(6)}), time="0:05:00", canary=True, pack=2)
     assert list(plan.arrays) == [(0, 1), (1, 5)]
     assert plan.task_count == 4
-    plan.submit().wait(timeout=60, progress=False)
+    plan.submit().wait(timeout=240, progress=False)
     assert began() == [f"began-{n}" for n in range(6)]

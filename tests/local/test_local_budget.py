@@ -64,7 +64,7 @@ def test_what_could_cost_more_is_refused_and_leaves_no_trace(local: Cluster, pro
     checks = plan.preflight().set_index("what")
     assert checks["verdict"]["budget"] == "error"
     assert local.plan(sweep, time="0:00:06", budget="50 USD").preflight().set_index("what")["words"]["budget"] == "50 USD is its budget"
-    run = local.launch(sweep, time="0:00:06", budget="50 USD").wait(timeout=60)
+    run = local.launch(sweep, time="0:00:06", budget="50 USD").wait(timeout=240)
     assert set(states(run)) == {"COMPLETED"}
     assert "spent" not in marks(run)
 
@@ -74,18 +74,18 @@ def test_an_unknown_price_is_refused_unless_it_is_allowed(local: Cluster, progra
     sweep = Sweep(program("pass"))
     with pytest.raises(BudgetExceeded, match="nobody knows what it costs, and its budget can't be held: no price is known; write one into"):
         local.launch(sweep, time="0:05:00", budget="50 USD")
-    run = local.launch(sweep, time="0:05:00", budget="50 USD", allow_unknown=True).wait(timeout=60)
+    run = local.launch(sweep, time="0:05:00", budget="50 USD", allow_unknown=True).wait(timeout=240)
     use = run.budget()
     assert use is not None
     assert use.limit is None
     assert "nothing holds it" in str(use)
-    assert local.launch(sweep, time="0:05:00", again=True).wait(timeout=60).budget() is None
+    assert local.launch(sweep, time="0:05:00", again=True).wait(timeout=240).budget() is None
 
 
 def test_once_it_is_spent_nothing_begins_and_status_says_so(local: Cluster, program) -> None:
     sweep = Sweep(program("time.sleep(2.2)"), {"x": range(6)})
     run = local.launch(sweep, time="0:00:30", throttle=1, budget=Budget("5 USD", until_spent=True))
-    run.wait(check=False, timeout=120)
+    run.wait(check=False, timeout=240)
     took = lengths(run)
     begun = len(took)
     assert sorted(took) == list(range(begun)), "one after another"
@@ -104,7 +104,7 @@ def test_once_it_is_spent_nothing_begins_and_status_says_so(local: Cluster, prog
     ):
         run.retry()
     assert len(run.attempts()) == 6
-    run.retry(budget="500 USD").wait(timeout=120)
+    run.retry(budget="500 USD").wait(timeout=240)
     assert set(states(run)) == {"COMPLETED"}
     reasons = [attempt.status.reason for attempt in run.known_attempts if attempt.number == 1]
     assert reasons.count("not begun: the budget of 5 USD is spent") == 6 - begun
@@ -148,23 +148,23 @@ def test_with_the_kernel_dead(local: Cluster, program, tmp_path: Path) -> None:
 
 def test_what_is_used_is_warned_of(local: Cluster, program) -> None:
     """Whoever looks is told, and so are the logs of what runs; it is noted when that was."""
-    sweep = Sweep(program("time.sleep(60 if sys.argv[2] == '1' else 9)"), {"x": [0, 1]})
-    run = local.launch(sweep, time="0:02:00", throttle=1, budget=Budget("11 USD", until_spent=True))
-    wait_until(lambda: "warned" in marks(run))
+    sweep = Sweep(program("time.sleep(60 if sys.argv[2] == '1' else 18)"), {"x": [0, 1]})
+    run = local.launch(sweep, time="0:02:00", throttle=1, budget=Budget("22 USD", until_spent=True))
+    log = Path(run.folder, "logs", "1_0.log")
+    wait_until(lambda: log.exists() and "% of the budget of 22 USD are used" in log.read_text())
     at, used, words = Path(run.folder, "budget", "warned").read_text().split(maxsplit=2)
-    assert words == "the budget of 11 USD\n"
-    assert Decimal("8.8") - 1 < int(used)
+    assert words == "the budget of 22 USD\n"
+    assert Decimal("17.6") - 1 < int(used)
     assert abs(time.time() - int(at)) < 60
-    assert "% of the budget of 11 USD are used" in Path(run.folder, "logs", "1_0.log").read_text()
-    with pytest.warns(BudgetWarning, match=rf"{run.id}: .* of 11 USD used"):
+    with pytest.warns(BudgetWarning, match=rf"{run.id}: .* of 22 USD used"):
         run.refresh()
-    run.cancel().wait(check=False, timeout=60)
+    run.cancel().wait(check=False, timeout=240)
 
 
 def test_what_runs_is_ended_too_if_that_is_asked_for(local: Cluster, program) -> None:
     sweep = Sweep(program("time.sleep(120)"), {"x": range(4)})
     run = local.launch(sweep, time="0:05:00", throttle=2, budget=Budget("6 USD", until_spent=True, ends_running=True))
-    run.wait(check=False, timeout=100)
+    run.wait(check=False, timeout=240)
     status = run.status()
     assert set(status["state"]) == {"CANCELLED"}
     assert status["reason"].tolist() == ["stopped: the budget of 6 USD is spent"] * 2 + ["not begun: the budget of 6 USD is spent"] * 2
@@ -174,20 +174,20 @@ def test_what_runs_is_ended_too_if_that_is_asked_for(local: Cluster, program) ->
 
 def test_packed_trials_begin_only_while_something_is_left(local: Cluster, program) -> None:
     sweep = Sweep(program("time.sleep(2.2)"), {"x": range(6)})
-    run = local.launch(sweep, time="0:01:00", pack=6, budget=Budget("5 USD", until_spent=True)).wait(check=False, timeout=120)
+    run = local.launch(sweep, time="0:01:00", pack=6, budget=Budget("5 USD", until_spent=True)).wait(check=False, timeout=240)
     status = run.status()
     begun = (status["state"] == "COMPLETED").sum()
     assert 2 <= begun <= 3
     assert set(status["state"][begun:]) == {"CANCELLED"}
     assert set(status["reason"][begun:]) == {"not begun: the budget of 5 USD is spent"}
-    assert run.retry(budget="200 USD").wait(timeout=120).tally() == "6 COMPLETED"
+    assert run.retry(budget="200 USD").wait(timeout=240).tally() == "6 COMPLETED"
 
 
 def test_an_automatic_retry_is_held_too(local: Cluster, program) -> None:
     """What fits at its launch can take more only by being run again."""
     sweep = Sweep(program("time.sleep(2.2); sys.exit(int(sys.argv[2]))"), {"x": [0, 1]})
-    job = Job(time="0:00:03", throttle=1, retry={"failed": 5})
-    run = local.launch(sweep, job, budget="7 USD").wait(check=False, timeout=120)
+    job = Job(time="0:00:05", throttle=1, retry={"failed": 5})
+    run = local.launch(sweep, job, budget="11 USD").wait(check=False, timeout=240)
     wait_until(lambda: run.try_refresh(max_age=0) == "" and run.is_finished)
     last = run.status()
     assert "spent" in marks(run)
@@ -195,7 +195,7 @@ def test_an_automatic_retry_is_held_too(local: Cluster, program) -> None:
     assert last["state"][1] in ("CANCELLED", "FAILED")
     tasks = [json.loads(path.read_text()) for path in Path(run.folder, "tasks").glob("*.json")]
     took = sorted(record["end"] - record["start"] for record in tasks if "stopped" not in record)
-    assert sum(took) - max(took) < 7 <= sum(took)
+    assert sum(took) - max(took) < 11 <= sum(took)
 
 
 def test_a_parameter_that_is_called_like_a_variable_of_the_script_is_not_one(local: Cluster, program) -> None:
@@ -204,14 +204,14 @@ def test_a_parameter_that_is_called_like_a_variable_of_the_script_is_not_one(loc
     run = local.launch(
         Sweep(program(code), {name: [n, n + 1][: 2 if n == 0 else 1] for n, name in enumerate(names)}), time="0:01:00", budget="5000 USD"
     )
-    run.wait(timeout=60)
+    run.wait(timeout=240)
     assert [line["--budget"] for line in run.results().filter(regex="result|--").to_dict("records")] == ["0", "1"]
     assert sorted(name.partition("=")[0] for name in marks(run) - {"limit"}) == ["1_0-0", "1_1-0"]
 
 
 def test_run_all_with_another_budget_launches_nothing_twice(local: Cluster, program, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = Sweep(program("pass"))
-    first = local.launch(sweep, time="0:00:10", budget="50 USD").wait(timeout=60)
+    first = local.launch(sweep, time="0:00:10", budget="50 USD").wait(timeout=240)
     assert local.launch(sweep, time="0:00:10", budget="60 USD").id == first.id
     assert "Launched nothing" in capsys.readouterr().out
 
@@ -228,8 +228,8 @@ def test_a_month_is_held_by_what_is_set_aside_and_then_by_what_was_paid(
     assert "The month's budget" in capsys.readouterr().out  # 90 % of it
     with pytest.raises(BudgetExceeded, match=r"has 10 USD left of 100 USD \(0 spent, 90 set aside for 1 unfinished run\)"):
         local.launch(Sweep(program("pass")), time="0:00:11")
-    run.cancel().wait(check=False, timeout=60)
-    local.launch(Sweep(program("pass")), time="0:00:11").wait(timeout=60)
+    run.cancel().wait(check=False, timeout=240)
+    local.launch(Sweep(program("pass")), time="0:00:11").wait(timeout=240)
     (row,) = budgets().to_dict("records")
     assert row["aside"] == 0
     assert row["spent"] == sum(r.cost().total for r in (run, attach(local.journal.runs()[0].id)))
@@ -237,7 +237,7 @@ def test_a_month_is_held_by_what_is_set_aside_and_then_by_what_was_paid(
 
 
 def test_a_project_counts_its_runs_alone(local: Cluster, program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    before = local.launch(Sweep(program("time.sleep(1)")), time="0:00:10").wait(timeout=60)
+    before = local.launch(Sweep(program("time.sleep(1)")), time="0:00:10").wait(timeout=240)
     spent = before.cost().total
     set_budget("60 USD", project=True)
     assert budgets()["spent"].tolist() == [spent]
@@ -246,7 +246,7 @@ def test_a_project_counts_its_runs_alone(local: Cluster, program, monkeypatch: p
     other = tmp_path / "other"
     other.mkdir()
     monkeypatch.chdir(other)
-    run = local.launch(Sweep("true"), time="0:01:00").wait(timeout=60)
+    run = local.launch(Sweep("true"), time="0:01:00").wait(timeout=240)
     assert run.budget() is None
     assert budgets()["spent"].tolist() == [spent]
 
@@ -317,7 +317,7 @@ def test_the_verbs(local: Cluster, program, capsys: pytest.CaptureFixture[str]) 
     assert main(["launch", "train.py", "x=0..9", "--time", "0:01:00", "--budget", "50 USD"]) == 1
     assert "it could cost 600 USD" in capsys.readouterr().err
     assert main(["launch", "train.py", "x=0..9", "--time", "0:01:00", "--budget", "50", "--until-spent"]) == 0
-    run = attach(local.journal.runs()[0].id).wait(timeout=60)
+    run = attach(local.journal.runs()[0].id).wait(timeout=240)
     use = run.budget()
     assert use is not None
     assert (use.limit, use.currency) == (50, "USD")

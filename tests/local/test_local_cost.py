@@ -31,7 +31,7 @@ def events(run: Run) -> list[dict[str, object]]:
 
 def launched(local: Cluster, program) -> Run:
     code = "time.sleep(0.3); sys.exit(int(sys.argv[2]))"
-    return local.launch(Sweep(program(code), {"code": [0, 1, 0]}), time="0:05:00", throttle=2).wait(check=False, timeout=60)
+    return local.launch(Sweep(program(code), {"code": [0, 1, 0]}), time="0:05:00", throttle=2).wait(check=False, timeout=240)
 
 
 def test_what_the_supervisor_wrote_down_to_the_millisecond(local: Cluster, program) -> None:
@@ -48,7 +48,7 @@ def test_what_the_supervisor_wrote_down_to_the_millisecond(local: Cluster, progr
 
 def test_every_attempt_counts(local: Cluster, program) -> None:
     run = launched(local, program)
-    run.retry().wait(check=False, timeout=60)
+    run.retry().wait(check=False, timeout=240)
     report = run.cost()
     assert report.by("trial")["attempts"].to_dict() == {"0": 1, "1": 2, "2": 1}
     assert report.failed.attempts == 2
@@ -61,12 +61,12 @@ def test_what_runs_counts_so_far(local: Cluster, program) -> None:
     first = run.cost()
     assert first.by("state")["attempts"].to_dict() == {"RUNNING": 1}
     assert first.lines[0].cpu_ms <= run.cost().lines[0].cpu_ms
-    run.cancel().wait(check=False, timeout=60)
+    run.cancel().wait(check=False, timeout=240)
     assert run.cost().by("state")["attempts"].to_dict() == {"CANCELLED": 1}
 
 
 def test_packed_trials_share_their_tasks_line(local: Cluster, program) -> None:
-    run = local.launch(Sweep(program("pass"), {"x": range(5)}), time="0:05:00", pack=3).wait(timeout=60)
+    run = local.launch(Sweep(program("pass"), {"x": range(5)}), time="0:05:00", pack=3).wait(timeout=240)
     assert run.cost().by("trial").index.tolist() == ["0-2", "3-4"]
 
 

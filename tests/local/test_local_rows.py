@@ -26,7 +26,7 @@ def test_what_is_previewed_is_what_is_laid_down_and_run(local: Cluster, program)
     plan = local.plan(sweep, time="0:05:00")
     text, files = plan.script, dict(plan.files)
     assert list(files) == ["trials/0.sh"]
-    run = plan.submit().wait(timeout=120)
+    run = plan.submit().wait(timeout=240)
     assert Path(run.folder, "job-0.sbatch").read_text() == text
     assert {path: Path(run.folder, path).read_bytes() for path in files} == files
     assert run.results()["argv"].tolist() == [sweep.argv(k)[2:] for k in range(len(sweep))]
@@ -38,8 +38,8 @@ def test_a_retry_reads_the_rows_of_the_trials_that_failed(local: Cluster, progra
     code = f"{TELL}\nsys.exit(sys.argv[1] == '--bad' and not os.path.exists({str(tmp_path / 'mended')!r}))"
     rows = [{"bad": k % 2 == 1, "k": k, "text": "x" * 40} for k in range(4)]
     sweep = Sweep.from_trials(program(code), rows)
-    run = local.plan(sweep, time="0:05:00").submit().wait(timeout=120, check=False)
+    run = local.plan(sweep, time="0:05:00").submit().wait(timeout=240, check=False)
     assert run.status()["state"].tolist() == ["COMPLETED", "FAILED", "COMPLETED", "FAILED"]
     (tmp_path / "mended").touch()
-    run.retry().wait(timeout=60)
+    run.retry().wait(timeout=240)
     assert run.results()["argv"][3] == ["--bad", "--k", "3", "--text", "x" * 40]

@@ -58,7 +58,7 @@ def test_inputs_go_along_and_outputs_come_back(local: Cluster, capsys: pytest.Ca
     assert capsys.readouterr().out == "fitted\n6\n"
     assert cell.result(timeout=60)["model"].w == 6, "it can be had again"
     assert capsys.readouterr().out == "fitted\n6\n"
-    cell.run.wait(timeout=60, progress=False)
+    cell.run.wait(timeout=240, progress=False)
     assert repr(cell) == f"<RemoteCell {cell.id} on local: COMPLETED → model, twice>"
     folder = Path(cell.run.folder, "cell")
     assert {stat.S_IMODE(path.stat().st_mode) for path in [*folder.glob("*.*"), *folder.glob("*/*.pickle")] if path.is_file()} == {0o600}
@@ -241,7 +241,7 @@ def test_while_it_is_under_way_it_is_taken_up_and_once_told_it_is_executed_anew(
 
 def test_one_that_ended_while_nobody_waited_is_taken_up(local: Cluster) -> None:
     first = run(local, COUNT, outputs=["y"])
-    first.run.wait(timeout=60, progress=False)
+    first.run.wait(timeout=240, progress=False)
     assert run(local, COUNT, outputs=["y"]).result(timeout=60) == {"y": 1}
     assert count() == 1
     assert run(local, COUNT, outputs=["y"], again=True).result(timeout=60) == {"y": 2}
@@ -254,7 +254,7 @@ def test_one_that_failed_or_was_cancelled_is_executed_anew(local: Cluster) -> No
     assert "it is CANCELLED" in str(failure(first))
     second = run(local, code)
     assert second.id != first.id
-    second.cancel().run.wait(timeout=60, check=False, progress=False)
+    second.cancel().run.wait(timeout=240, check=False, progress=False)
     third = run(local, code)
     assert third.id != second.id
     third.cancel()

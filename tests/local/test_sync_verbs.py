@@ -67,7 +67,7 @@ def test_a_line_that_can_not_be_meant(nexa: Callable[..., Said], project: Path, 
 
 def test_fetch(nexa: Callable[..., Said], local: Cluster, tmp_path: Path) -> None:
     run = local.launch(Sweep(["sh", "-c", "mkdir -p out && echo $n > out/$n"], {"n": [1, 2]}, style="env"), time="0:05:00")
-    run.wait(timeout=60, progress=False)
+    run.wait(timeout=240, progress=False)
     status, out, _ = nexa("fetch", "out/**", "--run", run.id[:8], "--to", str(tmp_path / "back"))
     assert status == 0
     assert str(tmp_path / "back/out/1") in out

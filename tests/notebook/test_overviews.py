@@ -42,7 +42,7 @@ def test_a_cluster_shows_what_is_free_and_who_waits(slurm: Cluster, program, wid
     assert run.id in view._runs.value
     assert "<table>" in view.html()
     Path("go").touch()
-    run.wait(timeout=90, progress=False)
+    run.wait(timeout=240, progress=False)
     wait_until(view.look)
     view.draw()
     assert "8 of 8 h100 GPUs free" in view._summary.value

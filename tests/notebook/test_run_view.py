@@ -40,7 +40,7 @@ from nexa_sdk.states import State
 TRAIN = """
     number = int(sys.argv[2])
     print(f"<b>trial</b> {number}", flush=True)
-    deadline = time.time() + 90
+    deadline = time.time() + 170
     while not os.path.exists("go") and time.time() < deadline:
         time.sleep(0.05)
     if number % 2 and not os.path.exists("mended"):
@@ -190,7 +190,7 @@ def test_a_failed_trial_is_chosen_read_and_run_again_once(local: Cluster, progra
     if widgets == "core":
         assert "&lt;b&gt;trial&lt;/b&gt; 1" in view._trial.pane.value
         assert "<svg" in view._plain_grid.value
-    assert "FAILED" in view._trial._details.value
+    wait_until(lambda: "FAILED" in view._trial._details.value)
     assert "n=1" in view._trial._details.value
     wait_until(lambda: view._trial._looker is None)  # nothing more comes
     Path("mended").touch()
@@ -205,8 +205,8 @@ def test_a_failed_trial_is_chosen_read_and_run_again_once(local: Cluster, progra
     assert sorted(attempt.number for attempt in run.refresh()) == [1, 1, 2, 2], "once each"
     # the chosen trial shows its last attempt, and the one before can be chosen
     wait_until(lambda: "done" in said(view))
-    assert view._trial._attempts.options == (("1: FAILED", 1), ("2: COMPLETED", 2))
-    assert view._trial._attempts.value == 2
+    attempts = (("1: FAILED", 1), ("2: COMPLETED", 2))
+    wait_until(lambda: (view._trial._attempts.options, view._trial._attempts.value) == (attempts, 2))
     view._trial._attempts.value = 1
     wait_until(lambda: "the data is not there" in said(view))
     assert "FAILED" in view._trial._details.value
@@ -359,11 +359,10 @@ def test_ten_views_for_an_hour_grow_by_nothing_and_leave_nothing(local: Cluster,
     # Of all kinds something may be made when it is first needed, in one hour; what leaks comes in each.
     for _ in range(1 if kinds == "runs" else 3):
         early, asked, hour = late, len(polls), clock.now() + 3600
-        wait_until(lambda hour=hour: clock.now() > hour)
+        wait_until(lambda hour=hour, asked=asked: clock.now() > hour and len(polls) > asked + 20)  # it goes on all the time
         late = Usage(others)
         if late.objects < early.objects * 1.01 + 500 and late.bytes < early.bytes + 500_000:
             break
-    assert len(polls) > asked + 20, "it went on all the time"
     assert set(polls) == {1}, "one question for all"
     lookers = 10 if kinds == "runs" else 8  # a log each; of the other kinds all but the forms, and the logs of two runs
     assert early.threads == late.threads == ["nexa-look"] * lookers + ["nexa-watcher"]

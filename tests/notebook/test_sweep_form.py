@@ -44,7 +44,7 @@ def test_what_is_typed_is_what_is_planned_and_launched_once(form):
     form._launch.click()
     wait_until(lambda: form.run is not None)
     assert form.run.id == plan.id, "byte for byte what was seen"
-    form.run.wait(timeout=60, progress=False)
+    form.run.wait(timeout=240, progress=False)
     assert list(runs().index) == [plan.id]
     assert not form.status.words
 

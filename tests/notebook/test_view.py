@@ -72,7 +72,7 @@ def test_it_stops_when_it_is_closed(counter):
     assert view.is_live
     view.close()
     wait_until(lambda: not lookers())
-    assert view._output.bundles[-1]["text/plain"] == str(view.count)
+    assert int(view._output.bundles[-1]["text/plain"]) in (view.count - 1, view.count)  # one look may have been under way
     assert not view.is_live
 
 

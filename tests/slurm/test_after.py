@@ -28,7 +28,7 @@ def dependencies(run: Run) -> set[str]:
 
 
 def end(run: Run) -> list[str]:
-    run.wait(timeout=90, check=False, progress=False)
+    run.wait(timeout=240, check=False, progress=False)
     return [attempt.status.state.value for attempt in run.last_known]
 
 
@@ -111,7 +111,7 @@ def test_each_trial_waits_for_its_own(slurm: Cluster, program) -> None:
 
 def test_what_has_completed_and_is_forgotten_is_not_named(slurm: Cluster, program) -> None:
     Path("go").touch()
-    first = slurm.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=90, progress=False)
+    first = slurm.launch(Sweep(program(STAGE, "first.py"), {"n": range(2)}), time="0:05:00").wait(timeout=240, progress=False)
     second = slurm.launch(Sweep(program(QUICK, "second.py"), {"n": range(2)}), time="0:05:00", after=first)
 
     assert end(second) == ["COMPLETED"] * 2

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from until import wait_until
 
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.capacity import partition_lines
@@ -19,6 +20,8 @@ WAITS = """
 
 
 def test_gpus_and_cores_that_a_run_takes_are_not_free(slurm: Cluster, program) -> None:
+    # other tests' jobs may still be ending
+    wait_until(lambda: (nodes := slurm.nodes())["gpus_free"].sum() == 8 and (nodes["cpus_free"] == nodes["cpus"]).all())
     before = slurm.nodes()
     assert before["gpus"].tolist() == [4, 4]
     assert before["gpus_free"].tolist() == [4, 4]
@@ -50,7 +53,7 @@ def test_gpus_and_cores_that_a_run_takes_are_not_free(slurm: Cluster, program) -
             time.sleep(0.5)
     finally:
         Path("go").touch()
-        run.wait(timeout=90, progress=False)
+        run.wait(timeout=240, progress=False)
 
 
 def test_the_embedded_cluster_is_this_machine(local: Cluster, program) -> None:

@@ -58,17 +58,20 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_TIME_FORMAT", "%s")
 
 
-def is_accounted(run: Run) -> bool:
-    """Whether accounting knows all that has begun as ended: its rows are some seconds late."""
-    states = raw("sacct", "-n", "-P", "-X", "-D", "--name", f"{run.id}-0", "-S", "now-1day", "-o", "State").split("\n")
-    return not any(state.startswith(("RUNNING", "PENDING")) for state in states)
+def is_accounted(run: Run, executions: int) -> bool:
+    """Whether accounting knows all that has begun, and as ended: its rows are some seconds late."""
+    rows = raw("sacct", "-n", "-P", "-X", "-D", "--name", f"{run.id}-0", "-S", "now-1day", "-o", "Start,State").splitlines()
+    begun = [state for start, _, state in (row.partition("|") for row in rows) if start.isdecimal()]
+    return len(begun) == executions and not any(state.startswith(("RUNNING", "PENDING")) for state in begun)
 
 
 def test_throttle_failure_cancellation_and_a_requeue_come_to_what_a_hand_computes(slurm: Cluster, program, rates: Path) -> None:
     code = """
         what = sys.argv[2]
         if what == "fails": time.sleep(2); sys.exit(3)
-        if what in ("cancelled", "requeued") and not os.path.exists("second"): time.sleep(300)
+        if what in ("cancelled", "requeued") and not os.path.exists("second"):
+            open(f"sleeps-{what}", "w").close()
+            time.sleep(300)
         time.sleep(1)
     """
     sweep = Sweep(program(code), {"what": ["completes", "fails", "cancelled", "requeued", "never"]})
@@ -84,13 +87,14 @@ def test_throttle_failure_cancellation_and_a_requeue_come_to_what_a_hand_compute
     so_far = run.cost()
     assert so_far.by("state").loc["RUNNING", "attempts"] == 2
     job_id = run.status()["job"][0].partition("_")[0]
+    wait_until(lambda: len(list(Path().glob("sleeps-*"))) == 2)
     Path("second").touch()
     run.cancel(4)  # it waits; else it would get the place of one of these
     raw("scontrol", "requeue", f"{job_id}_3")
     run.cancel(2)
     rates.write_text(RATES.replace("2.49", "99"))  # what was launched keeps its price
-    run.wait(check=False, timeout=120)
-    wait_until(lambda: is_accounted(run))
+    run.wait(check=False, timeout=240)
+    wait_until(lambda: is_accounted(run, 5))
     report = run.cost()
     gpu_seconds, cpu_seconds, executions = by_hand(f"{run.id}-0")
     assert executions == 5, "trial 3 ran twice, and trial 4 never"
@@ -122,8 +126,8 @@ def test_throttle_failure_cancellation_and_a_requeue_come_to_what_a_hand_compute
 
 
 def test_the_ledger_is_made_anew_from_accounting(slurm: Cluster, program, rates: Path) -> None:
-    run = slurm.launch(Sweep(program("time.sleep(1)"), {"x": [0, 1]}), time="0:05:00", gpus=1, gpu_type="h100").wait(timeout=60)
-    wait_until(lambda: is_accounted(run))
+    run = slurm.launch(Sweep(program("time.sleep(1)"), {"x": [0, 1]}), time="0:05:00", gpus=1, gpu_type="h100").wait(timeout=240)
+    wait_until(lambda: is_accounted(run, 2))
     before = run.cost()
     rates.write_text(RATES.replace("2.49", "99"))
     Ledger().path.unlink()
@@ -148,7 +152,7 @@ def test_an_earlier_run_of_the_same_program_says_what_to_expect(slurm: Cluster, 
     first = slurm.plan(Sweep(command, {"x": [0, 1]}), job)
     assert first.cost().expected is None
     assert "nothing is known of earlier runs of this program" in first.cost().notes
-    run = first.submit().wait(timeout=60)
+    run = first.submit().wait(timeout=240)
     wait_until(lambda: run.try_refresh(max_age=0) == "" and all(array.final for array in slurm.journal.arrays(run.id)))
     estimate = slurm.plan(Sweep(command, {"x": range(10)}), job).cost()
     assert estimate.experience is not None
@@ -164,8 +168,10 @@ def test_an_earlier_run_of_the_same_program_says_what_to_expect(slurm: Cluster, 
 
 
 def test_packed_trials_share_their_tasks_line(slurm: Cluster, program) -> None:
-    run = slurm.launch(Sweep(program("time.sleep(0.6)"), {"x": range(5)}), time="0:05:00", gpus=1, gpu_type="h100", pack=3).wait(timeout=60)
-    wait_until(lambda: is_accounted(run))
+    run = slurm.launch(Sweep(program("time.sleep(0.6)"), {"x": range(5)}), time="0:05:00", gpus=1, gpu_type="h100", pack=3).wait(
+        timeout=240
+    )
+    wait_until(lambda: is_accounted(run, 2))
     report = run.cost()
     assert report.by("trial").index.tolist() == ["0-2", "3-4"]
     assert report.gpu_seconds == by_hand(f"{run.id}-0")[0]
@@ -173,10 +179,10 @@ def test_packed_trials_share_their_tasks_line(slurm: Cluster, program) -> None:
 
 def test_what_looks_after_a_run_counts_as_well(slurm: Cluster, program) -> None:
     job = Job(time="0:05:00", gpus=1, gpu_type="h100", retry="by-cause")
-    run = slurm.launch(Sweep(program("time.sleep(1)"), {"x": [0, 1]}), job).wait(timeout=60)
+    run = slurm.launch(Sweep(program("time.sleep(1)"), {"x": [0, 1]}), job).wait(timeout=240)
     names = (f"{run.id}-0", f"{run.id}-0-keeper")
     wait_until(lambda: raw("sacct", "-n", "-P", "-X", "--name", names[1], "-o", "State").strip() == "COMPLETED")
-    wait_until(lambda: is_accounted(run))
+    wait_until(lambda: is_accounted(run, 2))
     report = run.cost()
     gpu_seconds, cpu_seconds, executions = by_hand(*names)
     assert (report.gpu_seconds, report.cpu_hours, report.attempts) == (gpu_seconds, Decimal(cpu_seconds) / 3600, executions)
@@ -194,7 +200,7 @@ def test_a_file_of_prices_that_cant_be_meant_stops_a_launch_before_anything_is_s
 
 
 def test_an_accounting_that_is_away_is_said(slurm: Cluster, program, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = slurm.launch(Sweep(program("pass")), time="0:05:00").wait(timeout=60)
+    run = slurm.launch(Sweep(program("pass")), time="0:05:00").wait(timeout=240)
     port = next(line for line in Path(slurm.environment["SLURM_CONF"]).read_text().splitlines() if line.startswith("AccountingStoragePort"))
     other = Path("slurm.conf")
     other.write_text(Path(slurm.environment["SLURM_CONF"]).read_text().replace(port, "AccountingStoragePort=1"))
@@ -206,7 +212,7 @@ def test_an_accounting_that_is_away_is_said(slurm: Cluster, program, monkeypatch
 def test_without_accounting_the_runs_own_records_say_it(forgetful: Cluster, program) -> None:
     code = "time.sleep(2); sys.exit(int(sys.argv[2]))"
     job = Job(time="0:05:00", gpus=1, gpu_type="h100")
-    run = forgetful.launch(Sweep(program(code), {"code": [0, 1]}), job).wait(check=False, timeout=60)
+    run = forgetful.launch(Sweep(program(code), {"code": [0, 1]}), job).wait(check=False, timeout=240)
     report = run.cost()
     assert report.notes == ("there is no accounting: this is from the run's own records",)
     assert report.attempts == 2
@@ -226,6 +232,6 @@ def test_a_launch_goes_on_when_the_ledger_cant_be_written(slurm: Cluster, progra
     Ledger().path.write_text("this is no database, but a text of some length" * 100)
     with pytest.warns(UserWarning, match="launched all the same"):
         run = slurm.launch(Sweep(program("pass")), time="0:05:00")
-    run.wait(timeout=60)
+    run.wait(timeout=240)
     Ledger().path.unlink()
     assert run.cost().attempts == 1

@@ -59,8 +59,8 @@ def test_over_a_limit_the_plan_refuses_and_what_it_proposes_fits(cluster: Cluste
         found = cluster.plan(sweep(11), time="0:05:00").preflight().set_index("what")["words"]["tasks"]
         assert "pack=2 puts 2 trials into a task and makes them 6," in found
         assert "rolling=7 " in found
-        cluster.launch(sweep(11), time="0:05:00", pack=2).wait(timeout=60, progress=False)
-        cluster.launch(sweep(7), time="0:05:00").wait(timeout=60, progress=False)
+        cluster.launch(sweep(11), time="0:05:00", pack=2).wait(timeout=240, progress=False)
+        cluster.launch(sweep(7), time="0:05:00").wait(timeout=240, progress=False)
     finally:
         raw("scancel", job)
         raw("sacctmgr", "-i", "modify", "user", user, "where", f"account={account}", "set", "MaxSubmitJobs=-1")
@@ -74,7 +74,7 @@ def test_a_controller_that_would_let_sbatch_wait_for_ever_is_not_asked(cluster: 
             PreflightFailed, match=rf"{40 - held} tasks \+ {held} that the controller holds for everybody .* MaxJobCount=40"
         ):
             cluster.launch(sweep(40 - held), time="0:05:00")
-        cluster.launch(sweep(39 - held), time="0:05:00").wait(timeout=90, progress=False)
+        cluster.launch(sweep(39 - held), time="0:05:00").wait(timeout=240, progress=False)
     finally:
         raw("scancel", job)
 

@@ -35,7 +35,7 @@ def ends(folder: str) -> dict[int, int]:
 
 def test_side_by_side_on_a_task_s_gpus(slurm: Cluster, program) -> None:
     run = slurm.launch(Sweep(program(TELL), {"n": range(5)}), time="0:05:00", gpus=2, pack=2, side_by_side=True)
-    run.wait(timeout=60)
+    run.wait(timeout=240)
     found = results(run.folder)
     assert {name: result["argv"] for name, result in found.items()} == {f"{n // 2}-{n % 2}": ["--n", str(n)] for n in range(5)}
     assert {name: result["trial"] for name, result in found.items()} == {f"{n // 2}-{n % 2}": str(n) for n in range(5)}
@@ -57,17 +57,17 @@ def test_scancel_ends_what_runs_and_begins_no_more(slurm: Cluster, program) -> N
     assert json.loads(record.read_text())["exit"] == 3
     assert log.read_text().count("got TERM") == 1
     assert ends(run.folder) == {0: 3}
-    run.wait(timeout=60, check=False)
+    run.wait(timeout=240, check=False)
     assert run.status()["state"].tolist() == ["CANCELLED"] * 3
 
 
 def test_the_trials_that_failed_are_packed_anew_for_a_retry(slurm: Cluster, program, tmp_path: Path) -> None:
     mended = tmp_path / "mended"
     code = f"{TELL}\nsys.exit(int(sys.argv[2]) in (1, 4, 8) and not os.path.exists({str(mended)!r}))"
-    run = slurm.launch(Sweep(program(code), {"n": range(9)}), time="0:05:00", pack=3).wait(timeout=60, check=False)
+    run = slurm.launch(Sweep(program(code), {"n": range(9)}), time="0:05:00", pack=3).wait(timeout=240, check=False)
     assert [trial for trial, state in enumerate(run.status()["state"]) if state == "FAILED"] == [1, 4, 8]
     mended.touch()
-    run.retry().wait(timeout=60)
+    run.retry().wait(timeout=240)
     assert run.results()["argv"].tolist() == [["--n", str(n)] for n in range(9)]
     assert len({run.status()["job"][trial] for trial in (1, 4, 8)}) == 1
 
@@ -79,9 +79,9 @@ def test_of_a_packed_task_only_the_trials_that_ran_out_of_memory_get_more(slurm:
         open(mark, "w").close()
         sys.exit(0 if again else int(sys.argv[2]))
     """
-    run = slurm.launch(Sweep(program(code), {"n": [0, 137, 3, 137]}), time="0:05:00", pack=2, mem="100M").wait(timeout=60, check=False)
+    run = slurm.launch(Sweep(program(code), {"n": [0, 137, 3, 137]}), time="0:05:00", pack=2, mem="100M").wait(timeout=240, check=False)
     assert run.retry_plan()["again"].to_dict() == {1: True, 2: False, 3: True}
-    run.retry(by="cause").wait(timeout=60, check=False)
+    run.retry(by="cause").wait(timeout=240, check=False)
     attempts = run.attempts()
     assert [len(attempts.loc[[trial]]) for trial in range(4)] == [1, 2, 1, 2]
     assert attempts["change"].tolist() == ["", "", "mem=200M", "", "", "mem=200M"]
@@ -102,9 +102,9 @@ def test_a_task_that_slurm_ended_for_its_memory_says_so_in_its_own_log(slurm: Cl
     """
     kinds = ["wrong", "hungry", "after", "told", "wrong", "good"]
     run = slurm.launch(Sweep(program(code), {"kind": kinds}), time="0:05:00", pack=3, mem="100M")
-    plan = run.wait(timeout=60, check=False, progress=False).retry_plan()
+    plan = run.wait(timeout=240, check=False, progress=False).retry_plan()
     assert plan["cause"].to_dict() == {0: "FAILED", **dict.fromkeys((1, 2, 3), "OUT_OF_MEMORY"), 4: "FAILED"}
-    run.retry(by="cause").wait(timeout=60, check=False, progress=False)
+    run.retry(by="cause").wait(timeout=240, check=False, progress=False)
     assert [Path(f"begun-{trial}").read_text() for trial in range(6)] == ["x", "xx", "x", "xx", "x", "x"]
     assert [trial for trial, state in enumerate(run.status()["state"]) if state != "COMPLETED"] == [0, 4]
     again = run.attempts().query("attempt == 2")

@@ -60,7 +60,7 @@ run = Cluster("sandbox").launch(
     )
     run = attach(run_id)
     wait_until(lambda: kept(run) == [f"{run_id}-0", f"{run_id}-0m"])  # nobody has asked: only files are looked at
-    run.wait(timeout=60, progress=False)
+    run.wait(timeout=240, progress=False)
     for trial in (0, 1):
         assert changes(run, trial) == [("FAILED", "", ""), ("COMPLETED", "OUT_OF_MEMORY", "mem=200M")]
     # one array of each name, and the second has what it says
@@ -110,12 +110,12 @@ def test_a_keeper_that_runs_twice_submits_once(slurm: Cluster, program) -> None:
     (marks / f"{run.id}-0.kept").unlink()
     raw(*again)
     assert len(set(raw("squeue", "-h", "-t", "all", "-n", f"{run.id}-0m", "-o", "%F").split())) == 1
-    assert len(run.wait(timeout=60, progress=False).attempts()) == 2
+    assert len(run.wait(timeout=240, progress=False).attempts()) == 2
 
 
 def test_what_fails_everywhere_at_once_is_not_run_again_and_it_says_so(slurm: Cluster, program) -> None:
     run = slurm.launch(Sweep(program("sys.exit(3)"), {"x": range(3)}), time="0:05:00", retry=Retry(failed=2))
-    run.wait(check=False, timeout=60, progress=False)
+    run.wait(check=False, timeout=240, progress=False)
     wait_until(lambda: kept(run) == [f"{run.id}-0"])
     status = run.status()
     assert status["state"].tolist() == ["FAILED"] * 3
@@ -131,7 +131,7 @@ def test_secrets_go_to_the_second_attempt_and_then_away(slurm: Cluster, program,
     """
     run = slurm.launch(Sweep(program(code)), time="0:05:00", mem="100M", secrets=["NX_SECRET"], retry="by-cause")
     monkeypatch.delenv("NX_SECRET")
-    run.wait(timeout=90, progress=False)
+    run.wait(timeout=240, progress=False)
     assert changes(run, 0) == [("FAILED", "", ""), ("COMPLETED", "OUT_OF_MEMORY", "mem=200M")]
     assert str(run.logs(0, attempt=2)) == "only at launch\n"
     wait_until(lambda: (run.refresh(), os.listdir(f"{run.folder}/secrets") == [])[1])
@@ -149,7 +149,7 @@ def test_a_run_that_is_cancelled_is_not_run_again(slurm: Cluster, program) -> No
     assert not run.is_finished
     with pytest.raises(InvalidInput, match="trial 0 is PENDING"):
         run.retry(0, by="cause")
-    run.cancel().wait(check=False, timeout=60, progress=False)
+    run.cancel().wait(check=False, timeout=240, progress=False)
     assert run.status()["state"].tolist() == ["FAILED", "CANCELLED"]
     assert raw("squeue", "-h", "-n", f"{run.id}-0-keeper", "-o", "%T").split() == []
     assert len(run.attempts()) == 2
@@ -160,13 +160,13 @@ def test_a_keeper_that_is_lost_is_said_and_sent_again(slurm: Cluster, program, m
     monkeypatch.setattr("nexa_sdk.keepers.ASKED_AGAIN", 0.0)
     run = slurm.launch(Sweep(program(HUNGRY), {"x": [0]}), time="0:05:00", mem="100M", retry="by-cause")
     raw("scancel", "-n", f"{run.id}-0-keeper")
-    run.wait(check=False, timeout=90, progress=False)
+    run.wait(check=False, timeout=240, progress=False)
     status = run.status()
     assert status["state"].tolist() == ["FAILED"]
     assert (
         "its keeper is gone, and nothing runs it again: run.retry(by='cause') does, or run.resume() sends a keeper" in status["reason"][0]
     )
-    run.resume().wait(timeout=90, progress=False)
+    run.resume().wait(timeout=240, progress=False)
     assert changes(run, 0) == [("FAILED", "", ""), ("COMPLETED", "OUT_OF_MEMORY", "mem=200M")]
 
 
@@ -182,7 +182,7 @@ def test_a_rolling_submission_goes_on_though_the_process_that_launched_is_dead(s
     while kept(run) != [f"{run_id}-{n}" for n in range(5)]:
         most = max(most, len(raw("squeue", "-h", "-r", "-n", names, "-o", "%i").split()))
         time.sleep(0.1)
-    run.wait(timeout=60, progress=False)
+    run.wait(timeout=240, progress=False)
     assert run.status()["state"].tolist() == ["COMPLETED"] * 9
     assert [path.name for path in sorted(Path(run.folder).glob("job-*.sbatch"))] == [f"job-{n}.sbatch" for n in range(5)]
     assert 4 <= most <= 8, "never more in the queue than was asked for"
@@ -194,7 +194,7 @@ def test_a_rolling_submission_that_is_cancelled_submits_no_more(slurm: Cluster, 
         run.cancel(5)
     run.cancel([4, 5])
     assert run.status()["reason"][4] == "never submitted: cancelled before it was submitted"
-    run.cancel().wait(check=False, timeout=60, progress=False)
+    run.cancel().wait(check=False, timeout=240, progress=False)
     assert run.status()["state"].tolist() == ["CANCELLED"] * 9
     assert not [name for name in os.listdir(f"{run.folder}/submitted") if name == f"{run.id}-3"]
 
@@ -212,7 +212,7 @@ def test_a_rolling_submission_waits_for_what_runs_again_and_a_lost_keeper_is_res
     raw("scancel", "-n", f"{run.id}-1-keeper")
     lost = f"of {run.id}-1 its keeper is gone: run.resume() goes on"
     wait_until(lambda: any(lost in reason for reason in run.status()["reason"]))
-    run.resume().wait(timeout=120, progress=False)
+    run.resume().wait(timeout=240, progress=False)
     assert changes(run, 0) == [("FAILED", "", ""), ("COMPLETED", "OUT_OF_MEMORY", "mem=200M")]
     ids = {name: int(Path(run.folder, "submitted", f"{run.id}-{name}").read_text()) for name in ("0", "0m", "1", "2", "3")}
     assert ids["0m"] < ids["2"], "its place in the queue is free when its second attempt has ended"
@@ -225,7 +225,7 @@ def test_more_time_where_there_is_no_accounting(forgetful: Cluster, program) -> 
     program("if not os.path.exists('again'): open('again', 'w').close(); time.sleep(600)")
     run = forgetful.launch(Sweep([sys.executable, "train.py"]), time="0:01:00", retry="by-cause")
     wait_until(lambda: kept(run) == [f"{run.id}-0", f"{run.id}-0t"], 240)
-    run.wait(timeout=60, progress=False)
+    run.wait(timeout=240, progress=False)
     assert changes(run, 0) == [("TIMEOUT", "", ""), ("COMPLETED", "TIMEOUT", "time=00:02:00")]
 
 
@@ -259,7 +259,7 @@ def test_time_nodes_and_preemption(slurm: Cluster, program, sandbox) -> None:
     sandbox.down(f"slurmd-{node}")
     try:
         wait_until(lambda: lost.attempts()["state"].tolist()[0] == "NODE_FAIL", 240)
-        lost.wait(timeout=120, progress=False)
+        lost.wait(timeout=240, progress=False)
     finally:
         sandbox.up(f"slurmd-{node}")
     assert changes(lost, 0) == [("NODE_FAIL", "", ""), ("COMPLETED", "NODE_FAIL", f"exclude={node}")]

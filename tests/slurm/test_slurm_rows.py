@@ -28,7 +28,7 @@ def test_any_text_beside_the_script_reaches_the_program_through_slurm(slurm: Clu
     plan = slurm.plan(sweep, time="0:05:00")
     text, files = plan.script, dict(plan.files)
     assert files
-    run = plan.submit().wait(timeout=120)
+    run = plan.submit().wait(timeout=240)
     assert Path(run.folder, "job-0.sbatch").read_text() == text
     assert {path: Path(run.folder, path).read_bytes() for path in files} == files
     assert run.results()["argv"].tolist() == [sweep.argv(k)[2:] for k in range(len(sweep))]
@@ -41,8 +41,8 @@ def test_rows_serve_several_arrays_and_a_retry(slurm: Cluster, program, tmp_path
     plan = slurm.plan(sweep, time="0:05:00")
     plan.arrays.size = 5
     run = plan.submit()
-    run.wait(timeout=120, check=False)
+    run.wait(timeout=240, check=False)
     assert run.status()["state"].tolist() == ["COMPLETED"] * 7 + ["FAILED"] + ["COMPLETED"] * 4
     (tmp_path / "mended").touch()
-    run.retry().wait(timeout=60)
+    run.retry().wait(timeout=240)
     assert run.results()["argv"].tolist() == [sweep.argv(k)[2:] for k in range(12)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -102,10 +103,12 @@ def test_a_task_on_two_nodes_is_watched_on_both(slurm: Cluster, program) -> None
     wait_until(lambda: set(run.utilization()["node"]) == {"n1", "n2"})
     assert set(slurm.utilization()["node"]) == {"n1", "n2"}
     Path("go").touch()
+    wait_until(lambda: list(Path(run.folder, "tasks").glob("*.json")))
     began = time.monotonic()
+    wait_until(lambda: not subprocess.run(["squeue", "-h", "-n", f"{run.id}-0"], capture_output=True, check=True).stdout)
+    assert time.monotonic() - began < 25, "no step holds the job up: Slurm would wait 30 s before it kills one"
     run.wait(check=False)
     assert run.status()["exit_code"].tolist() == [4]
-    assert time.monotonic() - began < 25, "no step holds the job up: Slurm would wait 30 s before it kills one"
     table = run.utilization()
     assert table.groupby("node", observed=True)["gpu"].nunique().tolist() == [1, 1]
     assert table.attrs["complaints"] == {}

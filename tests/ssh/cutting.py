@@ -70,7 +70,7 @@ def play(plan: Plan, cut: Cut, line: Line, *, of: int, begun: Callable[[], Count
         line.cut()
     was_cut = line.cuts > 0
     line.disarm()
-    until_it_answers(lambda: run.wait(timeout=120, check=False, progress=False))
+    until_it_answers(lambda: run.wait(timeout=240, check=False, progress=False))
     return Outcome(was_cut, said, begun(), [str(attempt.status.state) for attempt in run.last_known]), run
 
 

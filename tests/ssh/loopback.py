@@ -147,6 +147,8 @@ class Line:
             with self._lock:
                 limit = self._limits.get(direction)
                 is_last = limit is not None and self.passed[direction] + len(piece) >= limit
+                if is_last:
+                    self._limits = {}
                 piece = piece[: limit - self.passed[direction]] if is_last and limit is not None else piece
                 self.passed[direction] += len(piece)
             try:

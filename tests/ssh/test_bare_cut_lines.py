@@ -97,7 +97,7 @@ def outcomes(all_hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[dict[
 
 def undisturbed(stage: Stage) -> dict[tuple[str, str], int]:
     """Count the bytes of a launch, by host and direction."""
-    stage.plan("whole").submit().wait(timeout=60, progress=False)  # the first time more is sent
+    stage.plan("whole").submit().wait(timeout=240, progress=False)  # the first time more is sent
     plan = stage.plan("whole")
     before = {host: dict(stage.lines["whole", host].passed) for host in NAMES}
     run = plan.submit(again=True)
@@ -106,7 +106,7 @@ def undisturbed(stage: Stage) -> dict[tuple[str, str], int]:
         for host, counts in before.items()
         for direction, count in counts.items()
     }
-    run.wait(timeout=60, progress=False)
+    run.wait(timeout=240, progress=False)
     return whole
 
 

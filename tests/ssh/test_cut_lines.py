@@ -66,7 +66,7 @@ def _undisturbed(box: Loopback, folder: Path) -> dict[str, int]:
         before = dict(line.passed)
         run = plan.submit()
         whole = {direction: line.passed[direction] - before[direction] for direction in before}
-        run.wait(timeout=60, progress=False)
+        run.wait(timeout=240, progress=False)
         return whole
     finally:
         line.close()

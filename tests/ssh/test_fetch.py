@@ -37,7 +37,7 @@ def test_what_trials_wrote_comes_back_from_a_slurm_over_ssh(
     (project / "train.sh").write_text(WRITE)
     monkeypatch.chdir(project)
     run = remote.launch(Sweep(["bash", "train.sh"], {"n": [1, 2, 3]}, style="env"), time="0:05:00")
-    run.wait(timeout=90, progress=False)
+    run.wait(timeout=240, progress=False)
     paths = run.fetch("checkpoints/**", "!old.pt", to=tmp_path / "back")
     assert paths == [tmp_path / f"back/checkpoints/{n}/model.pt" for n in (1, 2, 3)]
     assert shown(tmp_path / "back") == {f"checkpoints/{n}/model.pt": f"model {n}\n" for n in (1, 2, 3)}
@@ -172,7 +172,7 @@ def test_on_this_machine_files_are_copied(
         open(f"checkpoints/{os.environ['n']}/model.pt", "w").write(os.environ["n"])
     """
     run = local.launch(Sweep(program(code), {"n": [1, 2]}, style="env"), time="0:05:00")
-    run.wait(timeout=60, progress=False)
+    run.wait(timeout=240, progress=False)
     paths = run.fetch("checkpoints/**")
     assert paths == [tmp_path / f"work/{run.id}/checkpoints/{n}/model.pt" for n in (1, 2)]
     assert run.fetch("*.pt") == paths, "what was fetched is not fetched from here again"

@@ -13,6 +13,7 @@ from subprocess import CompletedProcess, Popen
 
 import pytest
 from hosts import Degraded, Host, Hosts, missing, reap
+from until import wait_until
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -66,14 +67,13 @@ def test_the_client_cannot_read_what_the_host_has(hosts: Hosts, run: Run) -> Non
         assert run("gpu1", f"rm {path}").returncode == 0
 
 
-def test_the_host_cannot_see_the_clients_processes(run: Run) -> None:
-    assert len(run("gpu1", "echo /proc/[0-9]*").stdout.split()) < 20
+def test_the_host_cannot_see_the_clients_processes(hosts: Hosts, run: Run) -> None:
+    assert len(run("gpu1", "echo /proc/[0-9]*").stdout.split()) <= len(hosts["gpu1"].processes()) + 3
 
 
 def test_what_is_orphaned_is_reaped(hosts: Hosts, run: Run) -> None:
     run("gpu1", "(setsid sleep 0.1 &) >/dev/null 2>&1 </dev/null")
-    time.sleep(0.5)
-    assert "" not in hosts["gpu1"].processes().values()
+    wait_until(lambda: "" not in hosts["gpu1"].processes().values())
 
 
 def test_an_unknown_host_key_is_refused(ssh: Path, run: Run) -> None:
@@ -189,10 +189,10 @@ def test_a_bad_line_takes_longer_and_open_connections_survive_it(ssh: Path, host
         return time.monotonic() - begun
 
     echo()
-    assert min(echo() for _ in range(3)) < 0.1
+    assert min(echo() for _ in range(20)) < 0.2
     with Degraded(hosts["gpu1"], delay=0.1):
         assert min(echo() for _ in range(3)) > 0.2
-    assert min(echo() for _ in range(3)) < 0.1
+    assert min(echo() for _ in range(20)) < 0.2
     with Degraded(hosts["gpu1"], loss=0.1):
         for _ in range(20):
             echo()

@@ -45,7 +45,7 @@ def test_the_project_goes_along_as_it_was_at_the_launch(remote: Cluster, project
     assert plan.snapshot is not None
     assert plan.snapshot.sent == 5 + 0
     (project / "package/__init__.py").write_text("VALUE = 2\n")  # too late for what waits
-    run.wait(timeout=90, progress=False)
+    run.wait(timeout=240, progress=False)
     assert str(run.logs(0)) == "1\n"
     (project / "package/__init__.py").write_text("VALUE = 1\n")
     (project / "study.ipynb").write_text("{}")  # which saves itself now and then
@@ -67,7 +67,7 @@ def test_the_project_goes_along_as_it_was_at_the_launch(remote: Cluster, project
     second = later.submit()
     assert later.snapshot is not None
     assert later.snapshot.sent == 1
-    second.wait(timeout=90, progress=False)
+    second.wait(timeout=240, progress=False)
     assert str(second.logs(0)) == "2\n"
     assert "+VALUE = 2" in Path(second.folder, "code.patch").read_text()
     assert (Path(second.folder, "code/train.py").stat().st_ino) == (code / "train.py").stat().st_ino
@@ -87,7 +87,7 @@ def test_any_name_of_a_file_and_a_folder_within_the_project(remote: Cluster, pro
     monkeypatch.chdir(project / "package")
     plan = remote.plan(Sweep(["sh", "-c", "pwd; ls -A | wc -l"]), time="0:05:00")
     run = plan.submit()
-    run.wait(timeout=90, progress=False)
+    run.wait(timeout=240, progress=False)
     assert str(run.logs(0)).splitlines()[0] == f"{run.folder}/code/package"
     for name in HOSTILE:
         assert Path(run.folder, "code/package", name).read_bytes() == os.fsencode(name)
@@ -97,7 +97,7 @@ def test_any_name_of_a_file_and_a_folder_within_the_project(remote: Cluster, pro
     (project / "package" / HOSTILE[-1]).unlink()
     (project / "package" / HOSTILE[3]).write_text("changed")
     again = remote.plan(Sweep(["true"]), time="0:05:00").submit()
-    again.wait(timeout=90, progress=False)
+    again.wait(timeout=240, progress=False)
     assert not Path(again.folder, "code/package", HOSTILE[-1]).exists()
     assert Path(again.folder, "code/package", HOSTILE[3]).read_text() == "changed"
     assert Path(run.folder, "code/package", HOSTILE[3]).read_text() == HOSTILE[3], "an older snapshot stays as it was"
@@ -115,7 +115,7 @@ def test_what_is_left_out_is_named_before_the_launch(remote: Cluster, project: P
 
 def test_a_folder_of_the_cluster_is_taken_as_it_is(remote: Cluster, project: Path, tmp_path: Path) -> None:
     run = remote.launch(Sweep(["pwd"]), time="0:05:00", workdir=tmp_path)
-    run.wait(timeout=90, progress=False)
+    run.wait(timeout=240, progress=False)
     assert str(run.logs(0)) == f"{tmp_path}\n"
     assert not Path(run.folder, "code").exists()
     with pytest.raises(JobError, match="give the whole path of a folder on ssh://"):
@@ -188,9 +188,9 @@ def test_a_folder_of_which_nothing_goes_along(remote: Cluster, project: Path, mo
 def test_a_store_that_was_removed_is_said_and_filled_again(remote: Cluster, project: Path, tmp_path: Path) -> None:
     sweep = Sweep("python3 train.py", {"n": [1]}, style="env")
     first = remote.plan(sweep, time="0:05:00")
-    first.submit().wait(timeout=90, progress=False)
+    first.submit().wait(timeout=240, progress=False)
     subprocess.run(["rm", "-rf", str(tmp_path / "remote/.code")], check=True)
     again = remote.plan(sweep, time="0:05:00")
-    again.submit(again=True).wait(timeout=90, progress=False)
+    again.submit(again=True).wait(timeout=240, progress=False)
     assert again.snapshot is not None
     assert again.snapshot.sent == 5

@@ -84,7 +84,7 @@ def test_a_look_is_one_command(remote: Cluster, monkeypatch: pytest.MonkeyPatch)
         return run(self, argv, **options)
 
     cell = remote.remote("print('hello')\ny = 1", outputs=["y"], time=MINUTES, python=sys.executable)
-    cell.run.wait(timeout=120, progress=False)
+    cell.run.wait(timeout=240, progress=False)
     monkeypatch.setattr(SshTransport, "_run", noting)
     assert cell.result(timeout=60) == {"y": 1}
     assert noted.count("nexa-read") == 2, "one look at what it wrote and showed, one for the outputs"

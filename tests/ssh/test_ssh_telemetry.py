@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "gpus")]
 
 from stand_in import library_folder  # noqa: E402
 
-WAITS = "for k in $(seq 600); do [ ! -e go ] || exit 0; sleep 0.1; done"
+WAITS = "for k in $(seq 6000); do [ ! -e go ] || exit 0; sleep 0.1; done"
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_samples_come_over_the_line_as_they_grow(remote: Cluster, tmp_path: Path
     wait_until(lambda: set(run.utilization()["trial"].dropna()) == {0, 1})
     assert set(remote.utilization()["task"]) == set(run.status()["job"])
     (tmp_path / "go").touch()
-    run.wait(timeout=60, progress=False)
+    run.wait(timeout=240, progress=False)
     table = run.utilization()
     assert len(table) > before
     assert len(attach(run.id, cluster=remote).utilization()) == len(table), "read on piece by piece, or all at once"
@@ -74,7 +74,7 @@ def test_a_line_that_is_cut_within_an_answer_costs_no_sample(remote: Cluster, li
                 run.watched.read_on()
     line.disarm()
     (tmp_path / "go").touch()
-    run.wait(timeout=60, progress=False)
+    run.wait(timeout=240, progress=False)
     table = run.utilization()
     assert table.attrs["lost_lines"] == 0
     assert len(table) == len(attach(run.id, cluster=remote).utilization())

@@ -46,13 +46,13 @@ def test_launch_fail_retry_and_cancel(
     assert version in cluster.scheduler.config()["SLURM_VERSION"]
     code = 'echo "{\\"got\\": $x}" >> "$NEXA_RESULTS"; echo "hello $x"; [ "$x" != 2 ] || [ -e mended ]'
     run = cluster.launch(Sweep(["sh", "-c", code], {"x": [1, 2, 3]}, style="env"), time="0:05:00", gpus=1, workdir=tmp_path)
-    run.wait(check=False, timeout=120, progress=False)
+    run.wait(check=False, timeout=240, progress=False)
     assert run.status()["state"].tolist() == ["COMPLETED", "FAILED", "COMPLETED"]
     assert run.status()["exit_code"].tolist() == [0, 1, 0]
     (tmp_path / "mended").touch()
     run.retry()
     line.cut()
-    run.wait(timeout=120, progress=False)
+    run.wait(timeout=240, progress=False)
     assert run.results()["got"].tolist() == [1, 2, 3]
     assert str(run.logs(1)) == "hello 2\n"
     waiting = cluster.launch(Sweep(["sleep", "600"], {"x": [1, 2, 3, 4]}, style="env"), time="0:20:00", gpus=1, workdir=tmp_path)
@@ -61,5 +61,5 @@ def test_launch_fail_retry_and_cancel(
         assert time.monotonic() < deadline
         time.sleep(0.5)
     waiting.cancel()
-    waiting.wait(check=False, timeout=120, progress=False)
+    waiting.wait(check=False, timeout=240, progress=False)
     assert set(waiting.status()["state"]) == {"CANCELLED"}

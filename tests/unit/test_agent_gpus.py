@@ -123,7 +123,7 @@ def test_it_reads_what_nvidias_own_binding_reads_from_the_same_library():
     for device, gpu, expected in zip(header["gpus"], gpus, theirs, strict=True):
         assert (device["uuid"], device["name"], device["memory"]) == (expected["uuid"], expected["name"], expected["total"])
         power, told = gpu.pop("power"), expected.pop("power")
-        assert power == pytest.approx(told, rel=0.02)  # of two spans of time
+        assert power == pytest.approx(told, rel=0.2)  # of two spans of time, a part of a second each
         assert gpu == pytest.approx({name: value for name, value in expected.items() if name in gpu}, abs=0.5)
 
 
@@ -183,18 +183,17 @@ def smi(tmp_path):
     fields = "index,uuid,name,memory.total,utilization.gpu,utilization.memory,memory.used,power.draw,temperature.gpu"
     program.write_text(
         textwrap.dedent(f"""\
-        #!{sys.executable}
-        import sys, time
-        assert sys.argv[1:3] == ["--query-gpu={fields}", "--format=csv,noheader,nounits"], sys.argv
-        busy = 10
-        while True:
-            print("0, GPU-a, NVIDIA A100, 40960, %d, 3, 1024, 61.25, 31" % busy, flush=True)
-            print("1, GPU-b, NVIDIA A100, 40960, [N/A], 0, 0, [Not Supported], 30", flush=True)
-            if len(sys.argv) == 3:
-                break
-            assert sys.argv[3].startswith("--loop-ms="), sys.argv
-            busy = 77
-            time.sleep(0.05)
+        #!/bin/sh
+        [ "$1 $2" = "--query-gpu={fields} --format=csv,noheader,nounits" ] || exit 9
+        tell() {{
+          echo "0, GPU-a, NVIDIA A100, 40960, $1, 3, 1024, 61.25, 31"
+          echo "1, GPU-b, NVIDIA A100, 40960, [N/A], 0, 0, [Not Supported], 30"
+        }}
+        case "${{3-}}" in
+        "") tell 10 ;;
+        --loop-ms=*) while tell 77; do sleep 0.05; done ;;
+        *) exit 9 ;;
+        esac
         """)
     )
     program.chmod(0o755)

@@ -162,7 +162,7 @@ def test_ctrl_c_and_a_reader_that_leaves():
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not Cluster("local").journal.run_ids() or not list(Cluster("local").journal.path.parent.rglob("*.started")):
         assert process.poll() is None
         assert time.monotonic() < deadline

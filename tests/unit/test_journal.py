@@ -140,7 +140,10 @@ def test_several_kernels_write_at_once(journal: Journal) -> None:
 # ---- a lock, a full disk, an older file ------------------------------------------------------------------
 
 
-def test_one_that_another_process_has_locked_is_waited_for_with_a_word(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_that_another_process_has_locked_is_waited_for_with_a_word(
+    journal: Journal, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexa_sdk.journal_file.QUIET", 0.2)
     journal.begin(run(), {}, [array()])
     code = f"import sqlite3, time; c = sqlite3.connect({str(journal.path)!r}, isolation_level=None); c.execute('BEGIN EXCLUSIVE'); print(1, flush=True); time.sleep(4)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:

@@ -24,7 +24,7 @@ def array(token: str) -> ArrayRecord:
 def cluster() -> SimpleNamespace:
     """What a scheduler and the run's folder tell: which keepers live, and the marks."""
     found = SimpleNamespace(living=set(), marks={})
-    found.living_keepers = lambda folder, tokens: found.living & set(tokens)
+    found.living_keepers = lambda _, tokens: found.living & set(tokens)
 
     def read_many(folder: str, names: Iterable[str]) -> Mapping[str, bytes]:
         return {name: found.marks[name] for name in names if name in found.marks}
@@ -42,7 +42,7 @@ def keepers(cluster: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Keeper
 
 def look(keepers: Keepers, *tokens: str) -> Mapping[str, str]:
     arrays: Sequence[ArrayRecord] = [array(token) for token in tokens]
-    keepers.adopt(arrays, {token: FAILED for token in tokens})
+    keepers.adopt(arrays, dict.fromkeys(tokens, FAILED))
     return keepers.lost
 
 
@@ -58,7 +58,9 @@ def test_an_array_that_nobody_is_about_to_send_a_keeper_for_has_none(keepers: Ke
     assert look(keepers, "r-0") == {"r-0": "its launch was cut short before it had a keeper"}
 
 
-def test_a_keeper_that_is_noted_and_unseen_is_waited_for(keepers: Keepers, cluster: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keeper_that_is_noted_and_unseen_is_waited_for(
+    keepers: Keepers, cluster: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster.marks = {"r-0.keeper": b"9"}
     assert look(keepers, "r-0") == {}
     monkeypatch.setattr("nexa_sdk.keepers.GONE", 0.0)

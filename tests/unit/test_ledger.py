@@ -286,7 +286,7 @@ for k in range(20):
     ledger.record([charge(task, length=1000 * (k + 1)) for task in range(int(sys.argv[1]), int(sys.argv[1]) + 3)], price, asked=float(k))
 """
     kernels = [subprocess.Popen([sys.executable, "-c", code, str(first), str(Path(__file__).parent)]) for first in (0, 1, 2)]
-    assert [kernel.wait(timeout=120) for kernel in kernels] == [0, 0, 0]
+    assert [kernel.wait(timeout=240) for kernel in kernels] == [0, 0, 0]
     report = everything(ledger)
     assert report.attempts == 5
     assert {line.gpu_ms for line in report.lines} == {40_000}

@@ -43,7 +43,7 @@ def start(script: str, folder: Path, task: int = 0, *args: str, **env: str) -> s
 
 
 def run(script: str, folder: Path, task: int = 0, *args: str, **env: str) -> int:
-    code = start(script, folder, task, *args, **env).wait(timeout=60)
+    code = start(script, folder, task, *args, **env).wait(timeout=240)
     assert (folder / "task.log").read_text() == ""
     return code
 
@@ -118,7 +118,7 @@ def test_a_retry_carries_the_trials_that_it_names(tmp_path: Path) -> None:
     assert run(script, tmp_path, 1, *named) == 41
     assert ends(tmp_path, 0) == {17: 17, 23: 23}
     assert ends(tmp_path, 1) == {41: 41}
-    assert start(script, tmp_path, 2, *named).wait(timeout=60) == 78
+    assert start(script, tmp_path, 2, *named).wait(timeout=240) == 78
     assert "there is no trial for task 2" in (tmp_path / "task.log").read_text()
 
 
@@ -193,7 +193,7 @@ def test_term_ends_the_current_trial_and_no_further_one_begins(tmp_path: Path) -
     process = start(script_of(Sweep(program(SLEEPY), {"n": range(3)}), tmp_path, Job(pack=3)), tmp_path)
     wait_until(lambda: are_ready(tmp_path, 1))
     signal_session(process, signal.SIGTERM)
-    assert process.wait(timeout=60) == 5
+    assert process.wait(timeout=240) == 5
     assert [event["slot"] for event in events(tmp_path)] == [0, 0]
     assert [event.get("ended_by_task") for event in events(tmp_path)] == [None, True]
     assert (tmp_path / "logs/7_0-0.log").read_text() == "ready\ngot SIGTERM\n"
@@ -203,7 +203,7 @@ def test_a_task_that_term_kept_from_its_last_trials_has_not_ended_well(tmp_path:
     process = start(script_of(Sweep(program(SLEEPY.replace("exit(5)", "exit(0)")), {"n": range(3)}), tmp_path, Job(pack=3)), tmp_path)
     wait_until(lambda: are_ready(tmp_path, 1))
     signal_session(process, signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=240) == 143
     assert ends(tmp_path) == {0: 0}
     assert "ended_by_task" not in (tmp_path / "tasks/7_0.trials").read_text()
 
@@ -215,7 +215,7 @@ def test_a_program_that_dies_of_the_same_term_as_its_script_has_no_strange_exit_
     wait_until(lambda: (tmp_path / "tasks/7_0.trials").exists() and len(events(tmp_path)) == 20)
     time.sleep(0.5)
     signal_session(process, signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=240) == 143
     assert set(ends(tmp_path).values()) == {143}
 
 
@@ -225,7 +225,7 @@ def test_a_term_that_reaches_the_processes_in_turn_takes_no_record_away(job: Job
     """A program that TERM ended may be over before TERM has come to the last process of its task, with what that began by then."""
     tool = tmp_path / "tools" / late
     tool.parent.mkdir()
-    tool.write_text(f"#!/bin/sh\n[ ! -e {tmp_path}/ended ] || kill -TERM $$ $PPID\nexec {shutil.which(late)} \"$@\"\n")
+    tool.write_text(f'#!/bin/sh\n[ ! -e {tmp_path}/ended ] || kill -TERM $$ $PPID\nexec {shutil.which(late)} "$@"\n')
     tool.chmod(0o755)
     sweep = Sweep(program(f"open({str(tmp_path / 'ended')!r}, 'w').close(); sys.exit(7)"), {"n": [1]})
     assert run(script_of(sweep, tmp_path / "run", job), tmp_path / "run", PATH=f"{tool.parent}:{os.environ['PATH']}") == 7
@@ -237,7 +237,7 @@ def test_term_ends_all_that_run_side_by_side_once_each(tmp_path: Path) -> None:
     process = start(script_of(Sweep(program(SLEEPY), {"n": range(3)}), tmp_path, SIDE_BY_SIDE), tmp_path)
     wait_until(lambda: are_ready(tmp_path, 3))
     signal_session(process, signal.SIGTERM)
-    assert process.wait(timeout=60) == 5
+    assert process.wait(timeout=240) == 5
     assert ends(tmp_path) == {0: 5, 1: 5, 2: 5}
     assert all(event["ended_by_task"] for event in events(tmp_path) if "end" in event)
     assert {(tmp_path / f"logs/7_0-{slot}.log").read_text() for slot in range(3)} == {"ready\ngot SIGTERM\n"}
@@ -251,7 +251,7 @@ def test_a_signal_to_the_script_reaches_what_runs(job: Job, number: signal.Signa
     wait_until(lambda: are_ready(tmp_path, 3 if job.side_by_side else 1))
     time.sleep(0.2)  # the handlers stand by the time of the second line
     process.send_signal(number)
-    assert process.wait(timeout=60) == 5
+    assert process.wait(timeout=240) == 5
     assert ends(tmp_path) == ({0: 5, 1: 5, 2: 5} if job.side_by_side else {0: 5, 1: 0, 2: 0})
     assert not any("ended_by_task" in event for event in events(tmp_path))
     assert f"got {number.name}\n" in (tmp_path / "logs/7_0-0.log").read_text()
@@ -262,7 +262,7 @@ def test_a_term_that_was_asked_for_comes_to_the_script_alone_and_is_passed_on(tm
     process = start(script_of(Sweep(program(SLEEPY), {"n": range(3)}), tmp_path, job), tmp_path)
     wait_until(lambda: are_ready(tmp_path, 1))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 5
+    assert process.wait(timeout=240) == 5
     assert ends(tmp_path) == {0: 5}
 
 
@@ -312,7 +312,7 @@ def test_side_by_side_shares_the_gpus_of_the_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize("devices", ["0,1,2", "0", ""])
 def test_gpus_that_can_not_be_shared_fail_the_task(devices: str, tmp_path: Path) -> None:
     script = script_of(Sweep(TELL, {"n": range(3)}), tmp_path, Job(pack=2, side_by_side=True, gpus=4))
-    assert start(script, tmp_path, CUDA_VISIBLE_DEVICES=devices).wait(timeout=60) == 78
+    assert start(script, tmp_path, CUDA_VISIBLE_DEVICES=devices).wait(timeout=240) == 78
     assert f"2 trials can't share the GPUs {devices} evenly" in (tmp_path / "task.log").read_text()
 
 

@@ -267,7 +267,7 @@ def test_a_cluster_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_is_found_again_when_its_clusters_name_is_gone() -> None:
     here('time = "0:05:00"\nenv = {A = "1"}\n')
-    run = Cluster("here").launch(SWEEP).wait(timeout=60)
+    run = Cluster("here").launch(SWEEP).wait(timeout=240)
     Path("nexa.toml").unlink()
     assert attach(run.id).job == Job(time="0:05:00", env={"A": "1"})
     assert list(attach(run.id).status()["state"]) == ["COMPLETED"] * 2

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import pytest
+from until import wait_until
 
 from nexa_sdk.errors import ClusterError, Unreachable
 from nexa_sdk.scheduling.base import ArrayHandle, TaskStatus
@@ -130,6 +131,7 @@ def test_all_are_asked_for_in_one_question_however_many_look() -> None:
     for subscription in subscriptions:
         subscription.close()
     assert max(len(asked) for asked in scheduler.asked) == 10
+    wait_until(lambda: watcher._thread is None)
     before = len(scheduler.asked)
     for n in range(10):
         watcher.ask([ArrayHandle(str(n), "/runs", 1)], max_age=60)

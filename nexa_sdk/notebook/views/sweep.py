@@ -418,9 +418,7 @@ class SweepView(View):
         plan = self.plan
         if plan is None:
             return  # a second click
-        self.work(
-            "launch", lambda: self._submit_seen(plan), lambda run: self._launched(run, plan), words="launching", off=[self._launch]
-        )
+        self.work("launch", lambda: self._submit_seen(plan), lambda run: self._launched(run, plan), words="launching", off=[self._launch])
 
     def _submit_seen(self, plan: Plan) -> Run:
         """Submit what was seen, unless a front end held back what was typed before the click; see `_named_late`."""

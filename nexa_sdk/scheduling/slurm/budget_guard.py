@@ -55,6 +55,7 @@ budget_begin() {
   done
   true > "$budget_entry@$started" || fail "$budget can't be written on $HOSTNAME"
   budget_add_up || fail "the run's budget, $budget/limit, can't be read on $HOSTNAME"
+  budget_used=$((budget_used - (budget_at > started ? budget_at - started : 0))) # what this one is about to use is no reason
   if ((budget_used < budget_limit)); then budget_warn; return; fi
   rm -f "$budget_entry@$started"
   budget_stop

@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up_under_a_run_makes_no_state_wrong(slurm: Cluster, s
     run = waiting(Cluster("sandbox", runs=small_disk))
     fill(small_disk)
     Path("go-on").touch()
-    run.wait(timeout=120, progress=False)
+    run.wait(timeout=240, progress=False)
     wait_until(lambda: run.status()["exit_code"].fillna(-1).tolist() == [0, 0])  # accounting is some seconds late
     wait_until(lambda: states(run) and Journal().outcome(run.id) == "COMPLETED")
 
@@ -83,7 +83,7 @@ def test_a_full_journal_is_said_before_anything_is_sent(slurm: Cluster, small_di
         plan.submit()
     assert queued(plan.tokens[0]) == []
     (small_disk / "filler").unlink()
-    plan.submit().wait(timeout=60, progress=False)
+    plan.submit().wait(timeout=240, progress=False)
     assert len(queued(plan.tokens[0])) == 1
 
 
@@ -103,7 +103,7 @@ def test_a_journal_that_fills_up_right_after_sbatch_finds_the_run_again(
         plan.submit()
     monkeypatch.setenv("PATH", path)
     (small_disk / "filler").unlink()
-    run = plan.submit().wait(timeout=60, progress=False)
+    run = plan.submit().wait(timeout=240, progress=False)
     assert run.id == plan.id
     assert len(queued(plan.tokens[0])) == 1
 
@@ -111,7 +111,7 @@ def test_a_journal_that_fills_up_right_after_sbatch_finds_the_run_again(
 def test_a_journal_that_is_removed_under_a_run_is_said(slurm: Cluster) -> None:
     run = waiting(slurm)
     Journal().path.unlink()
-    for ask in (run.status, run.results, run.logs, run.cancel, run.retry, run.resume, lambda: run.wait(timeout=60, progress=False)):
+    for ask in (run.status, run.results, run.logs, run.cancel, run.retry, run.resume, lambda: run.wait(timeout=240, progress=False)):
         with pytest.raises((RunNotFound, JournalError), match="was it removed"):
             ask()
     with pytest.raises(RunNotFound):
@@ -127,5 +127,5 @@ def test_a_runs_folder_that_is_removed_under_it_is_said_and_states_stay_right(sl
     with pytest.raises(ClusterError, match="is gone, and its results with it"):
         run.results()
     Path("go-on").touch()
-    run.wait(timeout=60, progress=False)
+    run.wait(timeout=240, progress=False)
     wait_until(lambda: states(attach(run.id)) == ["COMPLETED", "COMPLETED"] and Journal().outcome(run.id) == "COMPLETED")
