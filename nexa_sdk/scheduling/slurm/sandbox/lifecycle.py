@@ -218,7 +218,7 @@ class Sandbox:
             (self.folder / "db" / "mysql.sock").unlink(missing_ok=True)  # one that was killed leaves it
         daemon.pid_file.unlink(missing_ok=True)
         self._run(daemon, daemon_command(daemon.name, self.folder))
-        wait_until(lambda: bool(daemon.processes()), seconds=1)
+        wait_until(lambda: bool(daemon.processes()), seconds=5)
         wait_until(lambda: daemon.pid() is not None or daemon.is_gone(), seconds=_READY)
         is_ready = self._questions().get(daemon.name, lambda: True)
         answered = wait_until(lambda: daemon.pid() is None or is_ready(), seconds=_READY)
