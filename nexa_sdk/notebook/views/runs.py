@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nexa_sdk import display
-from nexa_sdk.errors import ClusterError
+from nexa_sdk.errors import ClusterError, NexaError
 from nexa_sdk.known import attach, runs
 from nexa_sdk.notebook import run_picture
 from nexa_sdk.notebook.view import Closes, Looker, View
@@ -66,6 +66,8 @@ class RunsView(View):
                 self._runs[str(run_id)].refresh(max_age=EVERY)
             except ClusterError as error:
                 self._away[row["cluster"]] = self._away[str(run_id)] = str(error)
+            except NexaError as error:  # of this one alone: its folder is gone, or its cluster's description
+                self._away[str(run_id)] = str(error)
         return self.html() != before
 
     def build(self) -> ipywidgets.Widget:
