@@ -75,7 +75,7 @@ def test_sweeps_in_depth(tmp_path: Path) -> None:
 def test_behind_ssh(tmp_path: Path, slurm) -> None:
     notebook = execute("04_ssh.ipynb", tmp_path / "notebooks")
     assert "is not known yet" in outputs(notebook, "from nexa_sdk import NexaError")[0]
-    assert "login is not reachable since" in outputs(notebook, "import time")[0]
+    assert "login is not reachable since" in outputs(notebook, "login.stop()")[0]
     assert outputs(notebook, "login.start()")[-1].count("COMPLETED") == 4
     assert "True" in "".join(outputs(notebook, "print(cluster.plan(sweep, job)"))
     assert len(Journal().runs()) == 1, "launched once"

@@ -13,7 +13,7 @@ from loopback import Line
 from tables import note_row
 
 from nexa_sdk import Run
-from nexa_sdk.errors import ClusterError
+from nexa_sdk.errors import ClusterError, PreflightFailed
 from nexa_sdk.plan import Plan
 
 TRIALS = 4
@@ -80,7 +80,9 @@ def until_it_answers(ask: Callable[[], Run]) -> Run:
         try:
             return ask()
         except ClusterError as error:
-            if not error.may_pass or time.monotonic() > deadline:
+            # where many launches are cut at once, sshd turns some of those away who come again
+            is_away = error.may_pass or (isinstance(error, PreflightFailed) and "it does not answer" in str(error))
+            if not is_away or time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
 
