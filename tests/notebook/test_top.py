@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from comm.base_comm import BaseComm
 from nbclient import NotebookClient
 from until import wait_until
 
@@ -197,6 +199,48 @@ def test_a_chart_sends_only_what_is_new(monkeypatch):
     assert len(sent) > 0
     assert chart.widget.data[-1].z is not None
     assert chart.widget.data[blocks // 2 - 1].z[0][-1] == 7
+
+
+def test_a_chart_loses_nothing_while_the_front_end_speaks(monkeypatch):
+    """What the front end says is taken by the kernel's thread, while another lets the chart grow."""
+    sent = []
+
+    class Line(BaseComm):
+        def publish_msg(self, msg_type, data=None, **more):
+            sent.append((data or {}).get("state", {}))
+
+    monkeypatch.setattr("comm.create_comm", Line)
+    picture = Painter().picture([series([(600, FINE, [BUSY, IDLE])])])
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(30):
+            sent.clear()
+            chart, is_over = UtilizationChart(), threading.Event()
+
+            def speak(chart=chart, is_over=is_over):
+                while not is_over.is_set():
+                    chart.widget.set_state({"_js2py_layoutDelta": {"layout_delta": {}, "layout_edit_id": -1}})
+
+            front_end = threading.Thread(target=speak)
+            front_end.start()
+            chart.update(picture, "train")
+            is_over.set()
+            front_end.join()
+            assert [len(state["_py2js_addTraces"]["trace_data"]) for state in sent if state.get("_py2js_addTraces")] == [3]
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_chart_that_was_half_drawn_is_drawn_anew(monkeypatch):
+    chart, picture = UtilizationChart(), Painter().picture([series([(600, FINE, [BUSY, IDLE])])])
+    with monkeypatch.context() as broken:
+        broken.setattr(chart.widget, "_send_addTraces_msg", lambda _: 1 / 0, raising=False)
+        with pytest.raises(ZeroDivisionError):
+            chart.update(picture, "train")
+    chart.update(picture, "train")
+    assert [trace.name for trace in chart.widget.data] == [trace["name"] for trace in top_picture.figure(picture, "train")["data"]]
+    assert len(chart.widget.data[0].y) == len(picture.time)
 
 
 def test_what_nobody_watched_is_said_in_one_line(local: Cluster, program):

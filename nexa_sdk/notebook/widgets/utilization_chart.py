@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nexa_sdk.notebook import top_picture
@@ -22,6 +24,8 @@ BLOCK = 30  # spans of time in one trace of a heat map: what is over is not sent
 class UtilizationChart:
     """The live form of :func:`nexa_sdk.notebook.top_picture.figure`; a zoom survives an update.
 
+    It can be updated from any thread.
+
     Attributes
     ----------
     widget : plotly.graph_objects.FigureWidget
@@ -29,15 +33,21 @@ class UtilizationChart:
     """
 
     def __init__(self) -> None:
-        import plotly.graph_objects as go
-
-        self.widget = go.FigureWidget()
+        self.widget = _figure_class()()
         self._shape: tuple[object, ...] | None = None
         self._places: dict[Key, int] = {}  # of the traces in the figure
         self._sent: dict[Key, NDArray[np.float32]] = {}
 
     def update(self, picture: Picture, title: str) -> None:
         """Show a picture, sending what has changed since the last one."""
+        with self.widget._lock:
+            try:
+                self._update(picture, title)
+            except BaseException:
+                self._shape = None  # who knows what of it was sent: all of it is, next time
+                raise
+
+    def _update(self, picture: Picture, title: str) -> None:
         import numpy as np
 
         begin = float(picture.time[0]) if len(picture.time) else 0.0
@@ -61,6 +71,28 @@ class UtilizationChart:
                 if not np.array_equal(self._sent[key], values, equal_nan=True):
                     self._sent[key] = values
                     self.widget.data[self._places[key]][key.what] = _sendable(values)
+
+
+@cache
+def _figure_class() -> Any:
+    import plotly.graph_objects as go
+
+    class Figure(go.FigureWidget):  # type: ignore[misc]
+        """A figure that takes a message of the front end, or is changed by a thread, one at a time.
+
+        Plotly sends by setting a trait and emptying it at once. While a message comes in, traitlets gather
+        changes and keep the last of each: what another thread sends in that moment would be lost.
+        """
+
+        def __init__(self) -> None:
+            self._lock = threading.RLock()
+            super().__init__()
+
+        def set_state(self, sync_data: dict[str, Any]) -> None:
+            with self._lock:
+                super().set_state(sync_data)
+
+    return Figure
 
 
 class Key(NamedTuple):
