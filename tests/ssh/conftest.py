@@ -13,6 +13,7 @@ from loopback import Line, Loopback
 
 from nexa_sdk import Cluster
 from nexa_sdk.scheduling.slurm.sandbox import SandboxSpec, install_hint, missing_programs
+from nexa_sdk.transports.ssh.transport import SshTransport
 
 CODE = "123456"
 SLURM = SandboxSpec(nodes=2, gpus_per_node=2)
@@ -116,3 +117,16 @@ def bare(all_hosts: Hosts) -> Host:
 def _need_slurm() -> None:
     if missing_programs():
         pytest.skip(f"no Slurm here; get it by: {install_hint()}")
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note the programs that are run at the other end."""
+    run, noted = SshTransport._run, []
+
+    def noting(self: SshTransport, argv, **options):
+        noted.append(argv[0])
+        return run(self, argv, **options)
+
+    monkeypatch.setattr(SshTransport, "_run", noting)
+    return noted

@@ -29,22 +29,8 @@ from nexa_sdk.errors import (
     LoginFailed,
     Unreachable,
 )
-from nexa_sdk.transports.ssh.transport import SshTransport
 
 PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note the programs that are run at the other end."""
-    run, noted = SshTransport._run, []
-
-    def noting(self: SshTransport, argv, **options):
-        noted.append(argv[0])
-        return run(self, argv, **options)
-
-    monkeypatch.setattr(SshTransport, "_run", noting)
-    return noted
 
 
 # ---- the main job --------------------------------------------------------------------------------

@@ -7,31 +7,17 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from loopback import Line
 from until import wait_until
 
 from nexa_sdk import Cluster, Sweep, attach
 from nexa_sdk.errors import ConnectionLost, Unreachable
-from nexa_sdk.transports.ssh.transport import SshTransport
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "gpus")]
 
 from stand_in import library_folder  # noqa: E402
 
 WAITS = "for k in $(seq 6000); do [ ! -e go ] || exit 0; sleep 0.1; done"
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    run, noted = SshTransport._run, []
-
-    def noting(self: SshTransport, argv, **options):
-        noted.append(argv[0])
-        return run(self, argv, **options)
-
-    monkeypatch.setattr(SshTransport, "_run", noting)
-    return noted
 
 
 def launch(remote: Cluster, tmp_path: Path):
