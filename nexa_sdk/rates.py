@@ -148,7 +148,8 @@ class RateCard:
         table = self.table_of(partition)
         gpu_hour = table.gpu_rate(gpu_type) if gpus else None
         deciding = gpu_hour if gpus else table.cpu_hour
-        if deciding is None and table.node_hour is None:
+        # A price of nodes says it of all within; but where types of GPUs are priced, one of another type is not free.
+        if deciding is None and (table.node_hour is None or (gpus and table.gpus)):
             return None
         return Price(gpu_hour, table.cpu_hour, table.node_hour, self.currency, self.source, self.read_at)
 

@@ -4,7 +4,7 @@
 
     # rates.toml
     currency = "USD"                        # ISO 4217; of all tables that say no other
-    gpu_hour = 2.00                         # any cluster, any GPU
+    gpu_hour = 2.00                         # any GPU, of a cluster that has no table of its own
     [clusters.work]                         # as Cluster(…) takes it
     cpu_hour = 0.02                         # a core-hour
     node_hour = 0                           # 0 is free; what is left out is not charged

@@ -129,6 +129,16 @@ def test_an_unknown_type_of_gpu_is_said_with_the_nearest(file: Path) -> None:
     assert rates.why_unknown(gpus=0) == "no price is known of a core; write cpu_hour into the file of rates"
 
 
+@pytest.mark.parametrize("gpu_type", ["a100", "h10", None])
+def test_a_gpu_without_a_price_is_not_free_where_nodes_have_one(file: Path, gpu_type: str | None) -> None:
+    file.write_text(WORK)
+    estimate = estimate_batch_cost(gpus_per_node=8, duration_hours=10, gpu_type=gpu_type, cluster="work")
+    assert estimate.total is None
+    assert ("did you mean 'h100'" if gpu_type == "h10" else "h100") in " ".join(estimate.notes)
+    file.write_text("currency = 'EUR'\nnode_hour = 9\n")  # nodes alone have a price, with all that is in them
+    assert estimate_batch_cost(nodes=2, gpus_per_node=8, duration_hours=10, gpu_type=gpu_type).total == 180
+
+
 def test_a_clusters_description_counts_after_the_file(file: Path, tmp_path: Path) -> None:
     (file.parent / "clusters.toml").write_text('[clusters.mine]\nhost = "local"\n[clusters.mine.rates]\nH100 = 2.10\na100 = 1.05\n')
     file.write_text("currency = 'USD'\n[clusters.mine.gpus]\nh100 = 3\n")
