@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nexa_sdk.job import Job
     from nexa_sdk.journal import Journal
     from nexa_sdk.rates import Rates
-    from nexa_sdk.records import RunRecord
+    from nexa_sdk.records import ArrayRecord, RunRecord
     from nexa_sdk.run import Run
 
 __all__ = ["Budgeting", "budgets", "demand_of", "set_budget"]
@@ -176,7 +176,7 @@ class Budgeting:
         ]
         spent += sum((grant.charged for grant in lost if grant.currency == budget.currency), Decimal(0))
         if lost:
-            notes.append(f"runs that the ledger no longer knows count as they were known ({len(lost):,})")
+            notes.append(f"runs that the ledger does not know count as they are known ({len(lost):,})")
         going = [grant for grant in within if grant.is_open]
         aside = Decimal(0)
         for grant in going:
@@ -253,8 +253,8 @@ class Budgeting:
     # ---- setting -------------------------------------------------------------------------------
 
     def set(self, scope: str, period: str, amount: Decimal, currency: str) -> None:
-        """Set a budget; what runs already has the most that it can take set aside."""
-        found = list(self._running(scope))
+        """Set a budget; what runs already has the most that it can take set aside, and what ran before counts."""
+        found = list(self._before(scope))
         with self.book.writing() as page:
             known = {grant.run for grant in page.grants()}
             for grant in found:
@@ -262,23 +262,49 @@ class Budgeting:
                     page.grant(grant)
             page.set(StandingBudget(scope, period, amount, currency), at=self._now())
 
-    def _running(self, scope: str) -> Iterator[Grant]:
-        """Return what earlier runs may take: those that are over belong to their project, and have nothing set aside."""
+    def _before(self, scope: str) -> Iterator[Grant]:
+        """Return what earlier runs may take, and what those took that are over and that the ledger does not know yet."""
         from nexa_sdk.job import Job
         from nexa_sdk.rates import Rates
 
+        known, half_known = self._ledger.runs(), self._ledger.running()
         for record in self._journal.runs():
             is_over = self._journal.outcome(record.id) not in UNDER_WAY
-            if is_over and not scope:
+            is_known = record.id in known and record.id not in half_known
+            if is_over and is_known and not scope:
                 continue
             plan = self._journal.plan(record.id)
             project = _project_of(plan)
             if scope not in (EVERYTHING, project):
                 continue
-            job = Job(**plan["job"])
+            job, rates = Job(**plan["job"]), Rates.read(plan.get("rates", []))
             tasks = sum(job.tasks_of(count) for _, _, count in plan["arrays"])
-            demand = demand_of(job, Rates.read(plan.get("rates", [])), trials=record.trials, tasks=tasks)
-            yield Grant(record.id, project, demand.bound, demand.currency, record.created, is_open=not is_over)
+            demand = demand_of(job, rates, trials=record.trials, tasks=tasks)
+            grant = Grant(record.id, project, demand.bound, demand.currency, record.created, is_open=not is_over)
+            if is_over and not is_known:  # as the journal has it, until somebody asks what it cost
+                took, end = _took(job, rates, self._journal.arrays(record.id))
+                if record.id in known:
+                    grant = grant._replace(amount=took, is_open=True)
+                else:
+                    grant = grant._replace(charged=took, closed=end or record.created)
+            yield grant
+
+
+def _took(job: Job, rates: Rates, arrays: Sequence[ArrayRecord]) -> tuple[Decimal, float]:
+    """Say what a run that is over cost, and when it ended, by the times that the journal has of its trials."""
+    total, last = Decimal(0), 0.0
+    for array in arrays:
+        times: dict[tuple[int, int], list[float]] = {}  # of each execution of a task; packed trials share it
+        for (task, _, _), final in zip(array.places(), array.final or (), strict=False):
+            for k, (_, _, start, end, node, *_) in enumerate([*(final[6] if len(final) > 6 else ()), final]):
+                if start is not None and end is not None and (node or start != end):
+                    times.setdefault((task, k), []).extend((start, end))
+        seconds = sum((Decimal(repr(max(both))) - Decimal(repr(min(both))) for both in times.values()), Decimal(0))
+        own = type(job)(**{**job.given(), **array.options})
+        hourly = demand_of(own, rates, trials=1, tasks=1).hourly or Decimal(0)
+        total += hourly * seconds / 3600
+        last = max([last, *(moment for both in times.values() for moment in both)])
+    return total, last
 
 
 def _project_of(plan: dict[str, object]) -> str:

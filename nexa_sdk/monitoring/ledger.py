@@ -168,6 +168,12 @@ class Ledger:
         with self._file.reading() as connection:
             return {row[0] for row in connection.execute("SELECT DISTINCT run FROM parties")}
 
+    def running(self) -> set[str]:
+        """Name the runs of which something is written down as not over yet."""
+        where = "state = 'RUNNING' AND EXISTS (SELECT 1 FROM charges WHERE party = parties.id)"
+        with self._file.reading() as connection:
+            return {row[0] for row in connection.execute(f"SELECT DISTINCT run FROM parties WHERE {where}")}
+
     def of_run(self, run: str) -> list[CostLine]:
         """Return a line for each attempt of a run, the first to start first."""
         with self._file.reading() as connection:

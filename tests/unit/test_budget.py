@@ -20,7 +20,7 @@ from nexa_sdk.errors import BudgetExceeded, InvalidInput
 from nexa_sdk.journal import Journal
 from nexa_sdk.monitoring.budget_book import EVER, EVERYTHING, MONTH, BudgetBook, Grant
 from nexa_sdk.monitoring.ledger import Charge, Ledger
-from nexa_sdk.rates import Price
+from nexa_sdk.rates import Price, RateCard, Rates, RateTable
 from nexa_sdk.records import ArrayRecord, RunRecord
 from nexa_sdk.scheduling.slurm.budget_guard import budget_functions
 
@@ -172,7 +172,15 @@ class World:
         self.budgeting = Budgeting(self.journal, ledger=self.ledger, now=lambda: self.now)
 
     def ran(
-        self, run: str, hours: float, *, start: float, price: Price | None = PRICE, project: str = "/home/ada/p", is_known: bool = True
+        self,
+        run: str,
+        hours: float,
+        *,
+        start: float,
+        price: Price | None = PRICE,
+        project: str = "/home/ada/p",
+        is_known: bool = True,
+        state: str = "COMPLETED",
     ) -> None:
         """Write down a run of a GPU for so many hours."""
         if is_known:
@@ -180,6 +188,7 @@ class World:
                 token=f"{run}-0", run=run, script="job-0.sbatch", first=0, tasks="0", at=start, count=1, outcome="submitted"
             )
             plan = {"workdir": project, "job": {"time": "1:00:00", "gpus": 1}, "arrays": [["job-0.sbatch", 0, 1]]}
+            plan["rates"] = Rates((RateCard("mine", 1.0, "USD", RateTable(gpu_hour=Decimal(10))),)).written()
             if not any(record.id == run for record in self.journal.runs()):
                 self.journal.begin(RunRecord(run, "work", f"/runs/{run}", run, 1, start), plan, [replace(array, job_id="17")])
         begin, length = int(start * 1000), int(hours * 3_600_000)
@@ -192,12 +201,12 @@ class World:
             "",
             "gpu",
             "h100",
-            "COMPLETED",
+            state,
             "17_0",
             run,
             begin,
             begin + length,
-            True,
+            state == "COMPLETED",
             length,
             1,
             1,
@@ -259,6 +268,35 @@ def test_a_project_counts_its_own_runs_those_too_that_ran_before(home: Path) -> 
     assert world.budgeting.standing("/home/ada/other") == []
 
 
+@pytest.mark.parametrize("scope", [EVERYTHING, "/home/ada/p"])
+def test_what_ran_before_a_budget_counts_though_nobody_asked_what_it_cost(home: Path, scope: str) -> None:
+    world = World()
+    array = ArrayRecord(token="a-00000001-0", run="a-00000001", script="job-0.sbatch", first=0, tasks="0-2", at=NOVEMBER, count=3)
+    rates = Rates((RateCard("mine", 1.0, "USD", RateTable(gpu_hour=Decimal(10))),)).written()
+    plan = {"workdir": "/home/ada/p", "job": {"time": "9:00:00", "gpus": 2}, "arrays": [["job-0.sbatch", 0, 3]], "rates": rates}
+    world.journal.begin(
+        RunRecord("a-00000001", "work", "/runs/a", "a", 3, NOVEMBER), plan, [replace(array, outcome="submitted", job_id="17")]
+    )
+    hours = [NOVEMBER - 4 * 3600, NOVEMBER - 3 * 3600, NOVEMBER - 1 * 3600]
+    requeued = ["FAILED", 1, hours[1], hours[2], "n2", "", [["REQUEUED", None, hours[0], hours[1], "n1", ""]]]  # 1 h, and 2 h
+    never = ["CANCELLED", None, hours[0], hours[0], "", "cancelled"]
+    world.journal.finish(array.token, [["COMPLETED", 0, hours[0], hours[2], "n1", ""], requeued, never])
+    world.budgeting.set(scope, MONTH, Decimal(200), "USD")
+    assert (world.account().spent, world.account().aside, world.account().left) == (120, 0, 80)
+    world.ran("a-00000001", 7, start=NOVEMBER - 8 * 3600)  # what accounting says of it counts, once it is known
+    assert (world.account().spent, world.account().aside) == (70, 0)
+
+
+def test_what_ran_on_after_somebody_asked_what_it_cost_counts(home: Path) -> None:
+    world = World()
+    world.ran("a-00000001", 1, start=NOVEMBER - 7200, state="RUNNING")
+    plan = world.journal.plan("a-00000001")
+    world.journal.finish("a-00000001-0", [["COMPLETED", 0, NOVEMBER - 7200, NOVEMBER, "n1", ""]])
+    assert plan["rates"]
+    world.budgeting.set(EVERYTHING, MONTH, Decimal(200), "USD")
+    assert (world.account().spent, world.account().aside, world.account().left) == (10, 10, 180)
+
+
 def test_a_ledger_that_was_lost_gives_no_budget_back(home: Path) -> None:
     world = World()
     world.budgeting.set(EVERYTHING, MONTH, Decimal(100), "USD")
@@ -266,7 +304,7 @@ def test_a_ledger_that_was_lost_gives_no_budget_back(home: Path) -> None:
         page.grant(Grant("a-00000001", "", Decimal(60), "USD", NOVEMBER, is_open=False, charged=Decimal(40), closed=NOVEMBER))
     account = world.account()
     assert account.spent == 40
-    assert account.notes == ("runs that the ledger no longer knows count as they were known (1)",)
+    assert account.notes == ("runs that the ledger does not know count as they are known (1)",)
 
 
 def test_nothing_is_set_aside_for_a_launch_that_fails(home: Path) -> None:
