@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nexa_sdk.estimate import Estimate
 
-__all__ = ["GROUPS", "CostReport"]
+__all__ = ["GROUPS", "CostReport", "exchange"]
 
 GROUPS = ("run", "trial", "user", "account", "gpu_type", "day", "cluster", "partition", "state", "kind", "provider", "model", "tag")
 MOST_SHOWN = 20  # lines of a table
@@ -187,11 +187,11 @@ class CostReport:
         InvalidInput
             For a currency without a rate.
         """
-        worth = {name: _exchange(name, rate) for name, rate in rates.items()} | {currency: Decimal(1)}
-        missing = [name for name in self.totals if name not in worth]
-        if missing:
-            raise InvalidInput(f"there is no rate for {', '.join(missing)}; give one: in_currency({currency!r}, {{{missing[0]!r}: '…'}})")
-        return replace(self, lines=[_converted(line, currency, worth) for line in self.lines])
+        worth = exchange(currency, rates, self.totals)
+        ahead = self.estimate
+        if ahead is not None and ahead.currency in worth:
+            ahead = ahead.in_currency(currency, rates)
+        return replace(self, lines=[_converted(line, currency, worth) for line in self.lines], estimate=ahead)
 
     def by(self, *names: str) -> pd.DataFrame:
         """Add it up by one or more of run, trial, user, account, gpu_type, day, cluster, partition, state, kind, provider, model, tag.
@@ -424,7 +424,22 @@ def _hours(milliseconds: int) -> Decimal:
     return (Decimal(milliseconds) / 3_600_000).quantize(Decimal("1e-9")).normalize() + 0
 
 
-def _exchange(name: str, rate: object) -> Decimal:
+def exchange(currency: str, rates: Mapping[str, object], needed: Iterable[str]) -> dict[str, Decimal]:
+    """Say what one unit of each currency is worth in another.
+
+    Raises
+    ------
+    InvalidInput
+        For one that is needed and has no rate, and for a rate that is none.
+    """
+    worth = {name: _rate(name, rate) for name, rate in rates.items()} | {currency: Decimal(1)}
+    missing = [name for name in needed if name not in worth]
+    if missing:
+        raise InvalidInput(f"there is no rate for {', '.join(missing)}; give one: in_currency({currency!r}, {{{missing[0]!r}: '…'}})")
+    return worth
+
+
+def _rate(name: str, rate: object) -> Decimal:
     if isinstance(rate, bool) or not isinstance(rate, (Decimal, int, str)):
         raise InvalidInput(f"the rate of {name} is a Decimal, an int or text, not {rate!r}")
     try:

@@ -9,13 +9,13 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from nexa_sdk.cost_report import CostReport
+from nexa_sdk.cost_report import CostReport, exchange
 from nexa_sdk.errors import InvalidInput
 from nexa_sdk.rates import Price
 from nexa_sdk.walltime import format_walltime
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -195,6 +195,38 @@ class Estimate(CostReport):
     def cpu_hours(self) -> Decimal | None:
         """Core-hours, at most; None where nothing bounds them."""
         return self.at_most.cpu_hours if self.at_most is not None else None
+
+    @property
+    def unknown(self) -> CostReport:
+        """The estimate itself where its price or its bound is not known; else nothing, which is false."""
+        return self if self.total is None else CostReport(title=f"{self.title}, of it without a known price")
+
+    @property
+    def money_text(self) -> str:
+        """What it costs at most, in words."""
+        return self._money(self.at_most) if self.at_most is not None else "unbounded"
+
+    def in_currency(self, currency: str, rates: Mapping[str, object]) -> Estimate:
+        """Return it in another currency; see :meth:`CostReport.in_currency`."""
+        worth = exchange(currency, rates, [self.price.currency] if self.price is not None else [])
+        if self.price is None or self.price.currency == currency:
+            return self
+        rate = worth[self.price.currency]
+
+        def converted(takes: Takes | None) -> Takes | None:
+            return takes if takes is None or takes.total is None else replace(takes, total=takes.total * rate)
+
+        return replace(
+            self,
+            price=self.price.converted(currency, rate),
+            at_most=converted(self.at_most),
+            expected=converted(self.expected),
+            expected_low=converted(self.expected_low),
+            expected_high=converted(self.expected_high),
+        )
+
+    def _check_group(self, name: str) -> None:
+        raise InvalidInput(f"an estimate can't be told apart by {name}: nothing has run yet; to_frame() has its cases")
 
     def to_frame(self) -> pd.DataFrame:
         """Return it as a row for each case: at most, expected, and the ends of what is expected."""

@@ -247,6 +247,32 @@ def test_an_estimate_is_no_bill(tmp_path: Path) -> None:
         estimate.to_focus_csv(tmp_path / "bill.csv")
 
 
+def test_an_estimate_in_another_currency() -> None:
+    estimate = expected(Job(time="1:00:00", gpus=1), [600.0])
+    euros = estimate.in_currency("EUR", {"USD": "0.9"})
+    assert (euros.total, euros.currency, euros.price.gpu_hour) == (estimate.total * Decimal("0.9"), "EUR", USD.gpu_hour * Decimal("0.9"))
+    assert euros.expected.total == estimate.expected.total * Decimal("0.9")
+    assert euros.gpu_hours == estimate.gpu_hours
+    assert "0.9 EUR for 1 USD" in str(euros)
+    assert euros.in_currency("EUR", {}) == euros
+    with pytest.raises(InvalidInput, match="there is no rate for USD"):
+        estimate.in_currency("EUR", {})
+    report = replace(CostReport([line(0)]), estimate=estimate).in_currency("EUR", {"USD": "0.9"})
+    assert report.currency == report.estimate.currency == "EUR"
+
+
+def test_an_estimate_says_what_it_does_not_know() -> None:
+    estimate = expected(Job(time="1:00:00", gpus=1), [600.0])
+    assert not estimate.unknown
+    unpriced = Estimate.of_job(Job(time="1:00:00", gpus=1), trials=1, tasks=1, rounds=1, price=None)
+    assert (bool(unpriced.unknown), unpriced.money_text) == (True, "price unknown")
+    unbounded = Estimate.of_job(Job(gpus=1), trials=1, tasks=1, rounds=1, price=USD)
+    assert (bool(unbounded.unknown), unbounded.money_text) == (True, "unbounded")
+    for ask in (lambda: estimate.by("gpu_type"), lambda: estimate.where(user="ada"), estimate.plot):
+        with pytest.raises(InvalidInput, match="nothing has run yet"):
+            ask()
+
+
 def test_what_may_come_on_top_is_said() -> None:
     notes = expected(Job(time="1:00:00", retry="by-cause", requeue=True), [60.0]).notes
     assert "retry= may run failed trials again, which comes on top" in notes
