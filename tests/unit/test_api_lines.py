@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,27 @@ def test_bodies_of_responses() -> None:
     assert report.total == COST + Decimal("0.0009134")
 
 
+@pytest.mark.parametrize("created", [1762000000000, 1e30, "yesterday", -5])
+def test_a_response_that_was_made_at_no_time_is_dated_by_its_line_or_refused(created: object) -> None:
+    body = {**CHAT, "created": created}
+    with pytest.raises(FileError, match="at is missing"):
+        import_usage(written(body), provider="openai")
+    report = import_usage(written({**body, "at": "2026-11-01T12:00:00Z"}), provider="openai")
+    assert report.by("day").index.tolist() == ["2026-11-01"]
+    assert report.total is not None
+
+
+def test_a_response_that_names_no_time_zone_is_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        report = import_usage(written({**CHAT, "created": "2026-10-31T23:30:00"}), provider="openai")
+        assert report.by("day").index.tolist() == ["2026-10-31"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_results_of_batches_have_the_price_of_batches() -> None:
     openai = {"id": "batch_req_1", "custom_id": "a", "response": {"status_code": 200, "request_id": "r", "body": CHAT}, "error": None}
     failed = {"id": "batch_req_2", "custom_id": "b", "response": {"status_code": 400, "body": {"error": {}}}, "error": None}
@@ -116,6 +138,7 @@ def without(name: str) -> dict[str, Any]:
         ('{"id": "x", "model": "m", "input_tokens": NaN, "output_tokens": 1}', "NaN is no number"),
         (LINE | {"at": "yesterday"}, 'at is no time: "yesterday"'),
         (LINE | {"at": -5}, "at is no time: -5"),
+        (LINE | {"at": "0001-01-01T00:00:00+05:00"}, 'at is no time: "0001'),
         (LINE | {"at": 1790000000000}, "at is no time: 1790000000000; write '2026-11-01T12:00:00Z', or seconds since 1970"),
         (LINE | {"id": 17}, "id is text, of 500 characters at most, not 17"),
         (LINE | {"id": " "}, "id is text"),

@@ -10,13 +10,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from nexa_sdk.states import State
 
-__all__ = ["LONGEST", "TOOLS", "Answer", "clean", "identity", "read_answer", "read_body", "read_events"]
+__all__ = ["LATEST", "LONGEST", "TOOLS", "Answer", "clean", "identity", "read_answer", "read_body", "read_events"]
 
 # All that is taken out of a body: nothing that was asked or answered.
 _KEPT = (
@@ -36,6 +36,7 @@ _KEPT = (
 _FINAL = ("message_stop", "response.completed", "response.failed", "response.incomplete", "response.done")
 _STATES = {"failed": State.FAILED, "cancelled": State.CANCELLED}
 LONGEST = 500  # characters of a name
+LATEST = 10**11  # seconds since the epoch: more is milliseconds, or a slip of the pen
 _UNTOLD = re.compile(rb'"usage"\s*:\s*null')
 
 # OpenAI's tools that cost something, and what genai-prices calls that; None has no name there.
@@ -193,9 +194,13 @@ def identity(name: str, created: object) -> str:
 
 
 def _created(kept: Mapping[str, Any]) -> float | None:
+    """Return when it was made, as it says, in seconds since the epoch; None where that is no time that it can have been."""
     found = kept.get("created") or kept.get("created_at")
-    if isinstance(found, (int, float, Decimal)) and not isinstance(found, bool):
-        return float(found)
     if isinstance(found, str):
-        return datetime.fromisoformat(found).timestamp()
-    return None
+        try:
+            moment = datetime.fromisoformat(found)
+        except ValueError:
+            return None
+        found = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    is_number = isinstance(found, (int, float, Decimal)) and not isinstance(found, bool)
+    return float(found) if is_number and 0 < found < LATEST else None  # type: ignore[operator, arg-type]

@@ -29,7 +29,7 @@ from nexa_sdk import settings
 from nexa_sdk.cost_report import CostReport
 from nexa_sdk.errors import FileError, InvalidInput
 from nexa_sdk.monitoring.ledger_file import LedgerFile
-from nexa_sdk.monitoring.usage.answers import LONGEST, clean, identity, read_body
+from nexa_sdk.monitoring.usage.answers import LATEST, LONGEST, clean, identity, read_body
 from nexa_sdk.monitoring.usage.calls import ApiCall, lines_of_responses, tell
 from nexa_sdk.monitoring.usage.recorder import Label, call_of
 from nexa_sdk.monitoring.usage.token_prices import MOST, charge, check_installed, check_provider, is_counted
@@ -208,10 +208,12 @@ class _Reader:
                 moment = datetime.fromisoformat(value)
             except ValueError:
                 self._fail(f"at is no time: {_shown(value)}; write it as in '2026-11-01T12:00:00Z'")
-            return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-        if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or not 0 < value < 10**11:
+            seconds: Any = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        else:
+            seconds = value if isinstance(value, (int, Decimal)) and not isinstance(value, bool) else 0
+        if not 0 < seconds < LATEST:
             self._fail(f"at is no time: {_shown(value)}; write '2026-11-01T12:00:00Z', or seconds since 1970")
-        return float(value)
+        return float(seconds)
 
     def _owner(self, record: Mapping[str, Any]) -> str:
         value = record.get("provider")
