@@ -268,6 +268,7 @@ class CostReport:
         Raises
         ------
         InvalidInput
+            Also where the file can't be written.
         """
         from nexa_sdk.focus import write_csv
 

@@ -8,6 +8,7 @@ that the four costs of a charge are the same.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -17,6 +18,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from nexa_sdk.cost_line import API
+from nexa_sdk.errors import FileError
 from nexa_sdk.focus_calls import call_rows
 from nexa_sdk.rates import METERS, money
 
@@ -168,15 +170,25 @@ def write_csv(lines: Iterable[CostLine], path: str | os.PathLike[str], *, with_d
     """Write the charges of lines as FOCUS's CSV: times in UTC, numbers without exponents, nothing for null.
 
     It is written beside `path` and renamed: a file of that name is whole, or the old one.
+
+    Raises
+    ------
+    FileError
+        It can't be written.
     """
     part = f"{os.fspath(path)}.part"
-    with open(part, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        also = _DRAFT_NAMES if with_draft_names else {}
-        table.writerow([*COLUMNS, *also])
-        for row in rows(lines):
-            table.writerow([_text(row[name]) for name in (*COLUMNS, *also.values())])
-    os.replace(part, path)
+    try:
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            also = _DRAFT_NAMES if with_draft_names else {}
+            table.writerow([*COLUMNS, *also])
+            for row in rows(lines):
+                table.writerow([_text(row[name]) for name in (*COLUMNS, *also.values())])
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        raise FileError(f"it can't be written: {error.strerror}", path=path) from None
 
 
 def _text(value: Any) -> str:

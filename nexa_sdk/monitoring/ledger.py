@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Charge", "Ledger", "read_moment"]
 
 MOST_NANOS = 2**63 - 1
+EARLIEST = int(datetime(1, 1, 1, tzinfo=UTC).timestamp()) * 1000  # of what a date can say
 
 
 class Charge(NamedTuple):  # 10⁵ of them may be told of at once
@@ -442,7 +443,7 @@ def read_moment(name: str, given: object) -> int:
     InvalidInput
     """
     if isinstance(given, timedelta):
-        return int((time.time() - given.total_seconds()) * 1000)
+        return max(EARLIEST, int((time.time() - given.total_seconds()) * 1000))
     if isinstance(given, str):
         if match := _AGO.fullmatch(given.strip()):
             unit = {"d": "days", "h": "hours", "w": "weeks"}[match[2][0].lower()]

@@ -16,7 +16,7 @@ import pytest
 
 from nexa_sdk import CostReport, Job
 from nexa_sdk.cost_line import DAY, CostLine
-from nexa_sdk.errors import InvalidInput
+from nexa_sdk.errors import FileError, InvalidInput
 from nexa_sdk.estimate import Estimate, Experience
 from nexa_sdk.focus import COLUMNS
 from nexa_sdk.rates import Price
@@ -138,6 +138,14 @@ def test_the_csv_holds_what_the_frame_holds(tmp_path: Path) -> None:
     assert rows[0]["ChargePeriodStart"] == "2024-10-04T00:00:00Z"
     assert not any("E" in row["PricingQuantity"] for row in rows)
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["bill.csv"]
+
+
+def test_a_csv_that_cant_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "nosuch" / "bill.csv", tmp_path / "folder"):
+        with pytest.raises(FileError, match="it can't be written: "):
+            REPORT.to_focus_csv(path, leave_out_unknown=True)
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_the_csv_refuses_what_has_no_price(tmp_path: Path) -> None:

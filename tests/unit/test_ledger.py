@@ -262,6 +262,11 @@ def test_so_long_ago(given_time: object) -> None:
     assert abs(read_moment("since", given_time) / 1000 - (time.time() - 7 * 86400)) < 60
 
 
+@pytest.mark.parametrize("given_time", ["900000 days", "999999 weeks", timedelta.max])
+def test_longer_ago_than_any_date(ledger: Ledger, given_time: object) -> None:
+    assert ledger.between(given_time).title.startswith("Cost from 1-01-01 to 20")
+
+
 @pytest.mark.parametrize("given_time", ["yesterday", "", 17, None, "2024-13-01"])
 def test_no_moment(given_time: object) -> None:
     with pytest.raises(InvalidInput, match="is no time"):
