@@ -275,7 +275,8 @@ class CostReport:
         if self.unknown and not leave_out_unknown:
             raise InvalidInput(
                 f"{self.unknown._counts} have no known price, and FOCUS has no such charge: "
-                f"{'add it to the file of rates, or ' if self.unknown.attempts else ''}leave them out with leave_out_unknown=True"
+                f"{'add it to the file of rates, or ' if self.unknown.attempts else ''}"
+                "leave them out with leave_out_unknown=True (--leave-out-unknown)"
             )
         write_csv([line for line in self.lines if line.nanos is not None], path, with_draft_names=with_draft_names)
 

@@ -41,13 +41,16 @@ def _add(parser: Parser) -> None:
     parser.add("--everyone", action="store_true", help="all users' jobs, as far as the site shows them")
     parser.add("--recorded", action="store_true", help="ask no cluster: what the ledger has, of all of them")
     parser.add("--focus", metavar="FILE", completes="files", help="write it as FOCUS's CSV")
+    parser.add("--leave-out-unknown", action="store_true", help="of --focus: leave out what has no known price, rather than refuse")
 
 
 def _cost(session: Session, args: Namespace) -> object:
+    if args.leave_out_unknown and not args.focus:
+        raise BadUsage("--leave-out-unknown goes with --focus: a table shows what has no known price as well")
     names = [name.strip() for name in args.by.split(",") if name.strip()] if args.by else []
     report = _report(session, args, per_attempt="trial" in names or bool(args.focus))
     if args.focus:
-        report.to_focus_csv(args.focus)
+        report.to_focus_csv(args.focus, leave_out_unknown=args.leave_out_unknown)
     return report.by(*names) if names else report
 
 

@@ -47,6 +47,7 @@ def _add(parser: Parser) -> None:
     parser.add("--until", metavar="TIME", help="not included; now unless given")
     parser.add("--by", metavar="NAMES", help="add up by some of provider, model, tag, day, run, trial, user, state")
     parser.add("--focus", metavar="FILE", completes="files", help="write it as FOCUS's CSV")
+    parser.add("--leave-out-unknown", action="store_true", help="of --focus: leave out what has no known price, rather than refuse")
     parser.add("--tag", metavar="WORD", help="of what is recorded or imported; else only what has this tag")
     parser.add("--provider", metavar="NAME", help="whose API an unknown address is, or whose the lines are that say none")
     parser.add("--import", dest="file", metavar="FILE", completes="files", help="write the calls of a file of JSON lines into the ledger")
@@ -54,6 +55,8 @@ def _add(parser: Parser) -> None:
 
 
 def _usage(session: Session, args: Namespace) -> object:
+    if args.leave_out_unknown and not args.focus:
+        raise BadUsage("--leave-out-unknown goes with --focus: a table shows what has no known price as well")
     meant = _meant(session, args)
     for name in ("since", "until", "by", "focus", "tag", "provider", "at"):
         if getattr(args, name) is not None and name not in _ALLOWED[meant]:
@@ -73,7 +76,7 @@ def _usage(session: Session, args: Namespace) -> object:
         else _recorded(args)
     )
     if args.focus:
-        report.to_focus_csv(args.focus)
+        report.to_focus_csv(args.focus, leave_out_unknown=args.leave_out_unknown)
     return report.by(*names) if names else report
 
 

@@ -121,9 +121,22 @@ def test_the_verb(local: Cluster, program, capsys: pytest.CaptureFixture[str], t
     assert (tmp_path / "bill.csv").read_text().count("\n") == 4
 
 
+def test_the_verb_leaves_out_what_has_no_price_if_that_is_asked_for(
+    local: Cluster, program, rates: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rates.unlink()
+    launched(local, program)
+    for verb in ("cost", "cost --since 1h"):
+        assert main([*verb.split(), "--focus", str(tmp_path / "bill.csv")]) == 1
+        assert "leave them out with leave_out_unknown=True (--leave-out-unknown)" in capsys.readouterr().err
+        assert main([*verb.split(), "--focus", str(tmp_path / "bill.csv"), "--leave-out-unknown"]) == 0
+        assert (tmp_path / "bill.csv").read_text().startswith("BilledCost,")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("cost --leave-out-unknown", "--leave-out-unknown goes with --focus"),
         ("cost --until 2026-01-01", "--until goes with --since"),
         ("cost some-run --since 1h", "give one of them"),
         ("cost --since 1h --recorded --everyone", "--recorded asks no cluster"),
