@@ -91,7 +91,8 @@ class Prometheus:
     def series(self, wanted: Sequence[Wanted]) -> list[Series]:
         """Return the curves of tasks' nodes while these ran.
 
-        All GPUs of a node are a task's, unless the exporter knows its job (label ``hpc_job``).
+        All GPUs of a node are a task's, unless the exporter knows its job (label ``hpc_job``). What is
+        wanted of a task for several of its trials is one curve: it has its GPUs once.
 
         Raises
         ------
@@ -107,7 +108,7 @@ class Prometheus:
         step = max(FINEST, math.ceil((end - begin) / MOST_POINTS))
         curves = self._curves(nodes, begin, end, step)
         found = []
-        for one in wanted:
+        for one in _joined(wanted):
             for node in expand_nodes(one.nodes):
                 gpus = [curve for curve in curves if curve.node == node and curve.job in ("", one.task, one.task.partition("_")[0])]
                 of_job = [curve for curve in gpus if curve.job]
@@ -179,6 +180,18 @@ class Prometheus:
             ]
         except (KeyError, TypeError) as error:
             raise ClusterError(f"what the Prometheus at {self.address} answers is no matrix: {str(told)[:200]}") from error
+
+
+def _joined(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """Join the times of a task on the same nodes that touch: of trials that share it. After a requeue there is time between."""
+    found: list[Wanted] = []
+    for one in sorted(wanted):
+        last = found[-1] if found else None
+        if last is not None and last[:2] == one[:2] and one.begin <= last.end + FINEST:
+            found[-1] = last._replace(end=max(last.end, one.end))
+        else:
+            found.append(one)
+    return found
 
 
 def _words(error: urllib.error.HTTPError) -> str:

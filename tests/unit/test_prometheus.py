@@ -177,3 +177,20 @@ def test_a_run_whose_cluster_names_one_is_read_from_there(server, tmp_path, prog
     assert run.utilization().empty
     node = run.status()["node"][0]
     assert f"({node}" in server.asked[0]["query"].replace("\\\\", "")
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_a_task_that_carries_several_trials_is_asked_about_once(server, tmp_path, program, side_by_side):
+    (tmp_path / "work" / "nexa.toml").write_text(f'[clusters.work]\nhost = "local"\nprometheus = "{server.address}/"\n')
+    from nexa_sdk import Job, Sweep
+
+    job = Job(time="0:01:00", pack=3, side_by_side=side_by_side)
+    run = Cluster("work").launch(Sweep(program("time.sleep(1.2)"), {"x": range(3)}), job).wait()
+    now = time.time()
+    idle = curve("DCGM_FI_DEV_GPU_UTIL", 0, "0", node=run.attempts()["node"].iloc[0])
+    idle["values"] = [[now - 60 + 0.25 * k, "0"] for k in range(480)]
+    server.answers = [(200, {"status": "success", "data": {"result": told}}) for told in ([idle], [])]
+    assert run.watched.read_on()
+    (series,) = run.watched.series()
+    assert series.task == run.attempts()["job"].iloc[0]
+    assert series.count() >= (4 if side_by_side else 12)
