@@ -63,7 +63,11 @@ def _idle(run: Run, notes: list[str]) -> Decimal | None:
     except ClusterError as error:
         notes.append(f"how long GPUs were idle can't be read: {error}")
         return None
-    return Decimal(repr(round(run.watched.idle_gpu_hours(), 6)))
+    hours = run.watched.idle_gpu_hours()
+    if hours is None:
+        notes.append("how long GPUs were idle is not known: the Prometheus does not say whose they are (label hpc_job)")
+        return None
+    return Decimal(repr(round(hours, 6)))
 
 
 def gpu_price(run: Run) -> Price | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watched"]
 
+OF_NO_GPU = ("ram-spare", "cores-spare", "unknown")  # rules that look at none
 NOTHING = (
     "nothing is known of the utilization of {run}: it was launched without telemetry. Launch with telemetry=True (--telemetry), or give it "
     "to every launch: job = {{telemetry = true}} in the cluster's description"
@@ -124,11 +125,20 @@ class Watched:
 
     def judged(self, trials: int | Sequence[int] | None = None) -> list[Verdict]:
         """Judge what was fetched; nobody is asked."""
-        return judge(self.series(trials), self.complaints)
+        series = self.series(trials)
+        unclear = {(one.task, one.node) for one in series if self._has_others(one)}
+        found = judge(series, self.complaints)
+        return [one for one in found if one.rule in OF_NO_GPU or (one.task, one.node) not in unclear]
 
-    def idle_gpu_hours(self) -> float:
-        """Add up the idle hours of GPUs in what was fetched; nobody is asked."""
-        return idle_gpu_hours(self.series())
+    def idle_gpu_hours(self) -> float | None:
+        """Add up the idle hours of GPUs in what was fetched; nobody is asked. None where GPUs of others may be among them."""
+        series = self.series()
+        return None if any(self._has_others(one) for one in series) else idle_gpu_hours(series)
+
+    def _has_others(self, series: Series) -> bool:
+        """Whether GPUs of others may be among these: a Prometheus that does not know whose they are tells of all of a node."""
+        job = self._run.job
+        return self.address is not None and series.gpus > -(-job.gpu_count // (job.nodes or 1))
 
     @property
     def complaints(self) -> dict[str, str]:

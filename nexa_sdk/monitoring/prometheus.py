@@ -110,9 +110,10 @@ class Prometheus:
         found = []
         for one in _joined(wanted):
             for node in expand_nodes(one.nodes):
-                gpus = [curve for curve in curves if curve.node == node and curve.job in ("", one.task, one.task.partition("_")[0])]
-                of_job = [curve for curve in gpus if curve.job]
-                told = _assemble(one.task, node, of_job or gpus, one.begin, one.end, step)
+                there = [curve for curve in curves if curve.node == node and curve.job in ("", one.task, one.task.partition("_")[0])]
+                knows_job = any(curve.job for curve in there)
+                mine = [curve for curve in there if curve.job or curve.gpu is None or not knows_job]
+                told = _assemble(one.task, node, mine, one.begin, one.end, step)
                 if told is not None:
                     found.append(told)
         return found

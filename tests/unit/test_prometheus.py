@@ -110,6 +110,7 @@ def test_gpus_whose_job_the_exporter_knows_are_that_jobs_alone(server, monkeypat
     server.answers = [(200, {"status": "success", "data": {"result": mine}})]
     (one,) = Prometheus(server.address).series([Wanted("7_0", "n1", BEGIN, BEGIN + 100)])
     assert [device.index for device in one.devices] == [0]
+    assert set(one.values("cpu")) == {12.5}, "what the node does is known all the same"
 
 
 def test_now_is_the_last_sample_of_every_node(server):
@@ -194,3 +195,28 @@ def test_a_task_that_carries_several_trials_is_asked_about_once(server, tmp_path
     (series,) = run.watched.series()
     assert series.task == run.attempts()["job"].iloc[0]
     assert series.count() >= (4 if side_by_side else 12)
+
+
+@pytest.mark.parametrize("knows_jobs", [True, False])
+def test_gpus_that_may_be_of_others_are_not_said_to_be_idle(server, tmp_path, program, monkeypatch, knows_jobs):
+    (tmp_path / "work" / "nexa.toml").write_text(f'[clusters.work]\nhost = "local"\nprometheus = "{server.address}/"\n')
+    (tmp_path / "rates.toml").write_text("currency = 'USD'\ngpu_hour = 3600\n")
+    monkeypatch.setenv("NEXA_RATES", str(tmp_path / "rates.toml"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("nexa_sdk.monitoring.verdicts.NEVER_FOR", 1.0)
+    from nexa_sdk import Sweep
+
+    run = Cluster("work").launch(Sweep(program("time.sleep(2)")), time="0:01:00", gpus=1).wait()
+    attempt, now = run.attempts().iloc[0], time.time()
+    curves = [curve("DCGM_FI_DEV_GPU_UTIL", gpu, "97" if gpu == 0 else "0", node=attempt["node"]) for gpu in range(8)]
+    for one in curves:
+        one["values"] = [[now - 60 + 0.25 * k, one["values"][0][1]] for k in range(480)]
+    if knows_jobs:
+        curves[0]["metric"]["hpc_job"] = attempt["job"]
+    answer = [(200, {"status": "success", "data": {"result": told}}) for told in (curves, [])]
+    server.answers = [*answer, *answer]
+    report = run.cost()
+    assert report.gpu_hours > 0
+    assert report.idle_gpu_hours == (0 if knows_jobs else None)
+    assert any("does not say whose" in note for note in report.notes) != knows_jobs
+    assert not [rule for rule in run.verdicts()["rule"] if rule.startswith("gpu-")]
