@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexa_sdk.cost_line import API
 from nexa_sdk.errors import FileError
-from nexa_sdk.focus_calls import call_rows
+from nexa_sdk.focus_calls import adding_up, call_rows
 from nexa_sdk.rates import METERS, money
 
 if TYPE_CHECKING:
@@ -50,24 +50,40 @@ _PLACES = Decimal("1e-9")
 
 
 def rows(lines: Iterable[CostLine]) -> Iterator[dict[str, Any]]:
-    """Return the charges of lines: a row for each rate that a line pays."""
-    for line in lines:
-        if line.kind == API:
-            yield from (dict.fromkeys(COLUMNS) | _common(line) | row for row in call_rows(line))
-            continue
-        amounts = {"gpu": line.gpu_ms, "cpu": line.cpu_ms, "node": line.node_ms}
-        if line.price is None or line.nanos is None:
-            meter = "gpu" if line.gpu_ms else "cpu"
-            yield _row(line, meter, amounts[meter], None, None, counts=True)
-            continue
-        paid = [meter for meter in METERS if line.price.of(meter) is not None and amounts[meter]]
-        left = line.nanos
-        for meter in paid or ["gpu" if line.price.gpu_hour is not None else "cpu"]:
-            single = {f"{name}_ms": amounts[name] if name == meter else 0 for name in METERS}
-            is_last = meter == paid[-1] if paid else True
-            nanos = left if is_last else line.price.nanos(**single)  # the parts of a line add up to it
-            left -= nanos
-            yield _row(line, meter, amounts[meter], line.price.of(meter), nanos, counts=not paid or meter == paid[0])
+    """Return the charges of lines: a row for each rate that a line pays, and for each month that it is billed in."""
+    for whole in lines:
+        for line in _by_month(whole):
+            yield from _rows(line)
+
+
+def _by_month(line: CostLine) -> Iterator[CostLine]:
+    """Cut a line at the ends of months, in UTC: a charge is of one billing period."""
+    while (after := int(_month(_time(line.start))[1].timestamp()) * 1000) < line.end:
+        if (part := line.within(line.start, after)) is not None:
+            yield part
+        rest = line.within(after, line.end)
+        assert rest is not None
+        line = rest
+    yield line
+
+
+def _rows(line: CostLine) -> Iterator[dict[str, Any]]:
+    if line.kind == API:
+        yield from (dict.fromkeys(COLUMNS) | _common(line) | row for row in call_rows(line))
+        return
+    amounts = {"gpu": line.gpu_ms, "cpu": line.cpu_ms, "node": line.node_ms}
+    if line.price is None or line.nanos is None:
+        meter = "gpu" if line.gpu_ms else "cpu"
+        yield _row(line, meter, amounts[meter], None, None, counts=True)
+        return
+    paid = [meter for meter in METERS if line.price.of(meter) is not None and amounts[meter]]
+    if not paid:
+        meter = "gpu" if line.price.gpu_hour is not None else "cpu"
+        yield _row(line, meter, amounts[meter], line.price.of(meter), line.nanos, counts=True)
+        return
+    parts = [line.price.nanos(**{f"{name}_ms": amounts[name] if name == meter else 0 for name in METERS}) for meter in paid]
+    for meter, nanos in zip(paid, adding_up(parts, line.nanos), strict=True):
+        yield _row(line, meter, amounts[meter], line.price.of(meter), nanos, counts=meter == paid[0])
 
 
 def _row(line: CostLine, meter: str, amount: int, rate: Decimal | None, nanos: int | None, *, counts: bool) -> dict[str, Any]:
@@ -122,16 +138,16 @@ def _row(line: CostLine, meter: str, amount: int, rate: Decimal | None, nanos: i
 def _common(line: CostLine) -> dict[str, Any]:
     """Return what a charge of any kind has: when it was, whose it is, and who knows the price."""
     start, end = _time(line.start), _time(line.end)
-    month = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    month, after = _month(start)
     price = line.price
     return {
         "BillingCurrency": line.currency,
         "BillingPeriodStart": month,
-        "BillingPeriodEnd": (month + timedelta(days=32)).replace(day=1),
+        "BillingPeriodEnd": after,
         "ChargeCategory": "Usage",
         "ChargeFrequency": "Usage-Based",
         "ChargePeriodStart": start,
-        "ChargePeriodEnd": max(end, start + timedelta(seconds=1)),  # the end is not included
+        "ChargePeriodEnd": max(end, min(start + timedelta(seconds=1), after)),  # the end is not included
         "PricingCurrency": line.currency,
         "Tags": json.dumps({name: value for name in ("run", "trial", "user", "tag") if (value := getattr(line, name))}),
         "x_Kind": line.kind,
@@ -197,6 +213,12 @@ def _text(value: Any) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%dT%H:%M:%SZ")
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
+
+
+def _month(moment: datetime) -> tuple[datetime, datetime]:
+    """Return the beginning of the month of a time, and that of the next."""
+    first = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return first, (first + timedelta(days=32)).replace(day=1)
 
 
 def _time(milliseconds: int) -> datetime:

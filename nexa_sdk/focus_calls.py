@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from nexa_sdk.token_price import Meter, TokenPrice
 if TYPE_CHECKING:
     from nexa_sdk.cost_line import CostLine
 
-__all__ = ["call_rows"]
+__all__ = ["adding_up", "call_rows"]
 
 
 def call_rows(line: CostLine) -> Iterator[dict[str, Any]]:
@@ -23,11 +23,16 @@ def call_rows(line: CostLine) -> Iterator[dict[str, Any]]:
         yield _row(line, Meter("tokens", 10**6, Decimal(0)), sum(told) if told else None, None, is_first=True)
         return
     parts = list(price.parts(line.billed)) or [(meter, 0, 0) for meter in price.meters[:1]]
-    left = line.nanos
-    for k, (meter, amount, nanos) in enumerate(parts):
-        part = nanos if k < len(parts) - 1 else left  # the parts of a line add up to it
-        left -= part
-        yield _row(line, meter, amount, part, is_first=k == 0)
+    costs = adding_up([nanos for _, _, nanos in parts], line.nanos)
+    for k, ((meter, amount, _), nanos) in enumerate(zip(parts, costs, strict=True)):
+        yield _row(line, meter, amount, nanos, is_first=k == 0)
+
+
+def adding_up(parts: Sequence[int], whole: int) -> list[int]:
+    """Return parts that add up to the whole: what was rounded away is the largest one's. So none is negative, and what is free stays so."""
+    found = list(parts)
+    found[found.index(max(found))] += whole - sum(found)
+    return found
 
 
 def _row(line: CostLine, meter: Meter, amount: int | Decimal | None, nanos: int | None, *, is_first: bool) -> dict[str, Any]:

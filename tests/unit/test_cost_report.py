@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from nexa_sdk.cost_line import DAY, CostLine
 from nexa_sdk.errors import FileError, InvalidInput
 from nexa_sdk.estimate import Estimate, Experience
 from nexa_sdk.focus import COLUMNS
-from nexa_sdk.rates import Price
+from nexa_sdk.rates import Price, money
 from nexa_sdk.token_price import Meter, TokenPrice
 
 USD = Price(Decimal("2.49"), Decimal("0.01"), None, "USD", "rates.toml, clusters.work", 1_700_000_000.0)
@@ -126,6 +126,28 @@ def test_a_cost_that_is_split_adds_up() -> None:
     table = CostReport([one]).to_frame()
     assert sum(table["BilledCost"]) * 10**9 == one.nanos
     assert table["ConsumedUnit"].tolist() == ["GPU-Hours", "CPU-Hours", "Node-Hours"]
+
+
+def test_a_charge_is_of_one_billing_period() -> None:
+    begin = int(datetime(2026, 11, 30, 22, tzinfo=UTC).timestamp() * 1000)
+    whole = line(0)._replace(start=begin, end=begin + 4 * 3_600_000)
+    table = CostReport([whole]).to_frame()
+    assert table["BillingPeriodStart"].dt.strftime("%Y-%m").drop_duplicates().tolist() == ["2026-11", "2026-12"]
+    assert (table["ChargePeriodStart"] >= table["BillingPeriodStart"]).all()
+    assert (table["ChargePeriodEnd"] <= table["BillingPeriodEnd"]).all()
+    assert (table["BilledCost"].sum(), table["x_Attempts"].sum()) == (money(whole.nanos), whole.attempts)
+    assert CostReport([whole._replace(start=begin, end=begin + 2 * 3_600_000)]).to_frame()["BillingPeriodStart"].nunique() == 1
+
+
+def test_what_is_free_has_no_cost_that_was_rounded_away_elsewhere() -> None:
+    price = replace(USD, gpu_hour=Decimal("2.49"), cpu_hour=Decimal("0.02"), node_hour=Decimal(0))
+    lengths = [1001 + 7919 * k * k % 9_999_973 for k in range(1000)]
+    nanos = sum(price.nanos(length, 3 * length, length) for length in lengths)
+    total = sum(lengths)
+    day = line(0, price=price)._replace(gpu_ms=total, cpu_ms=3 * total, node_ms=total, nanos=nanos)
+    table = CostReport([day]).to_frame().set_index("SkuMeter")["BilledCost"]
+    assert table.sum() == money(nanos)
+    assert table["Node Hours"] == 0
 
 
 def test_the_csv_holds_what_the_frame_holds(tmp_path: Path) -> None:
