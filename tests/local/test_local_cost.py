@@ -84,6 +84,14 @@ def test_the_ledger_is_made_anew(local: Cluster, program, rates: Path) -> None:
     assert again.totals == before.totals
 
 
+def test_what_accounting_has_forgotten_counts_as_the_ledger_has_it(local: Cluster, program, monkeypatch: pytest.MonkeyPatch) -> None:
+    total = launched(local, program).cost().total
+    assert total
+    monkeypatch.setattr(type(local.scheduler), "usage_since", lambda *_, **__: [])
+    assert local.cost("1 day").total == local.cost("1 day", everyone=True).total == total
+    assert local.cost("1 day", attempts=True).attempts == 3
+
+
 def test_a_run_that_was_launched_without_prices_takes_those_of_now(local: Cluster, program, rates: Path) -> None:
     text = rates.read_text()
     rates.unlink()
