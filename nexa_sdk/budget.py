@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
+from numbers import Real
 from typing import Any
 
 from nexa_sdk.errors import BudgetExceeded, InvalidInput
@@ -45,9 +46,9 @@ def read_money(name: str, given: object) -> tuple[Decimal, str | None]:
     ------
     InvalidInput
     """
-    if isinstance(given, bool) or not isinstance(given, (str, int, float, Decimal)):
+    if isinstance(given, bool) or not isinstance(given, (str, Real, Decimal)):
         raise InvalidInput(f"{name}={given!r} is no amount; give '50 USD'")
-    match = _MONEY.fullmatch(repr(given) if isinstance(given, float) else str(given).strip())
+    match = _MONEY.fullmatch(str(given).strip())
     if match is None:
         raise InvalidInput(f"{name}={given!r} is no amount; give a number above 0 and the three letters of its currency, as in '50 USD'")
     amount = Decimal(match[1])
@@ -122,9 +123,9 @@ class Budget:
         """
         if given is None or isinstance(given, cls):
             return given
-        if not isinstance(given, (str, int, float, Decimal)):
+        if not isinstance(given, (str, Real, Decimal)):
             raise InvalidInput(f"budget={given!r} is no budget; give '50 USD', or Budget('50 USD', until_spent=True)")
-        return cls(given)
+        return cls(given)  # type: ignore[arg-type]
 
     def written(self) -> dict[str, Any]:
         """Return it as ``plan.json`` has it."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import timedelta
 from decimal import Decimal
+from numbers import Integral, Real
 
 from nexa_sdk.errors import InvalidInput
 from nexa_sdk.estimate import Estimate, Takes
@@ -62,15 +64,16 @@ def estimate_batch_cost(
     counts = {"nodes": nodes, "gpus_per_node": gpus_per_node, "trials": trials, "cpus_per_node": cpus_per_node}
     for name, count in counts.items():
         least = 0 if name == "gpus_per_node" else 1
-        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < least:  # one of numpy's is whole as well
             raise InvalidInput(f"{name}={count!r}: give a whole number, {least} or more")
+    nodes, gpus_per_node, trials, cpus_per_node = (int(count) for count in counts.values())
     gpus, cpus = nodes * gpus_per_node, nodes * cpus_per_node
     gb_months = _amount("storage_gb_months", storage_gb_months)
     if gpu_hour_cost is not None:
         if not gpus:
             raise InvalidInput("gpu_hour_cost= is given, and no GPU is used; add gpus_per_node=")
         rate = _amount("gpu_hour_cost", gpu_hour_cost)
-        price: Price | None = Price(rate, None, None, currency or "USD", "gpu_hour_cost", time.time())
+        price: Price | None = Price(rate, None, None, _currency(currency), "gpu_hour_cost", time.time())
         if gb_months:
             raise InvalidInput("storage_gb_months= needs the file of prices, and gpu_hour_cost= is given instead; leave one out")
         notes: list[str] = []
@@ -99,6 +102,14 @@ def estimate_batch_cost(
     )
 
 
+def _currency(given: str | None) -> str:
+    if given is None:
+        return "USD"
+    if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z]{3}", given):
+        raise InvalidInput(f"currency={given!r} is no currency; write its three letters, as in 'USD'")
+    return given.upper()
+
+
 def _seconds(duration_hours: Number | None, walltime: str | timedelta | None) -> Decimal:
     if (duration_hours is None) == (walltime is None):
         raise InvalidInput("give one of duration_hours=2.5 and walltime='2:30:00'")
@@ -118,10 +129,10 @@ def _seconds(duration_hours: Number | None, walltime: str | timedelta | None) ->
 
 def _amount(name: str, given: Number) -> Decimal:
     """Take a number for what was written: 2.49 is 2.49, not the binary fraction next to it."""
-    if isinstance(given, bool) or not isinstance(given, (int, float, str, Decimal)):
+    if isinstance(given, bool) or not isinstance(given, (Real, str, Decimal)):
         raise InvalidInput(f"{name}={given!r}: give a number")
     try:
-        amount = Decimal(repr(float(given)) if isinstance(given, float) else given)
+        amount = Decimal(str(given))
     except ArithmeticError:
         raise InvalidInput(f"{name}={given!r}: give a number") from None
     if not amount.is_finite() or amount < 0:

@@ -174,6 +174,10 @@ class RateFile(TomlFile):
 
     def _table(self, place: Place, table: Mapping[str, Any]) -> RateTable:
         gpus = self.table((*place, "gpus"), table.get("gpus", {}))
+        by_type: dict[str, str] = {}
+        for kind in gpus:
+            if (other := by_type.setdefault(kind.lower(), kind)) != kind:
+                self.fail((*place, "gpus", kind), f"{kind!r} and {other!r} are the same type of GPU; leave one out")
         single = {name: self._rate((*place, name), table[name]) for name in _SINGLE if name in table}
         if not place and (single or gpus) and self.currency is None:
             self.fail((next(iter([*single, "gpus"])),), "prices have no currency; add one at the top, as in currency = 'USD'")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,8 @@ from nexa_sdk.scheduling.slurm.budget_guard import budget_functions
         ("49.90eur", "49.90", "EUR"),
         (50, "50", None),
         (0.1, "0.1", None),
+        (np.float64(0.1), "0.1", None),
+        (np.int64(50), "50", None),
         (Decimal("1.5"), "1.5", None),
         (" 7 ", "7", None),
     ],

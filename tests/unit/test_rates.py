@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +77,7 @@ def test_a_file_that_the_variable_names_and_that_is_not_there(monkeypatch: pytes
         ("currency = 'USD'\n[clusters.work]\n\ngpu_hours = 2\n", 4, "'gpu_hours' is not known here; did you mean 'gpu_hour'?"),
         ("currency = 'USD'\n[clusters.work]\ngpu_hour = -2.5\n", 3, "gpu_hour = -2.5: a price is 0 or more"),
         ("currency = 'USD'\n[clusters.work.gpus]\nh100 = 1\na100 = -1\n", 4, "a100 = -1: a price is 0 or more"),
+        ("currency = 'USD'\n[clusters.work.gpus]\nh100 = 1\nH100 = 2\n", 4, "'H100' and 'h100' are the same type of GPU; leave one out"),
         ("currency = 'USD'\n[clusters.work.gpus]\nh100 = '2.49'\n", 3, "h100 is a price, a number, not '2.49'"),
         ("currency = 'USD'\n[clusters.work.gpus]\nh100 = true\n", 3, "h100 is a price, a number, not true"),
         ("currency = 'USD'\n[clusters.work.gpus]\nh100 = nan\n", 3, "h100 is a price, a number, not nan"),
@@ -240,6 +242,18 @@ def test_a_batch_at_a_given_price() -> None:
     assert estimate_batch_cost(gpus_per_node=1, walltime="0:20:00", gpu_hour_cost="3").total == 1
 
 
+def test_a_batch_of_numpys_numbers() -> None:
+    cost = estimate_batch_cost(
+        nodes=np.int64(2),
+        gpus_per_node=np.int32(8),
+        duration_hours=np.float32(1.5),
+        gpu_hour_cost=np.float32(2.49),
+        trials=10,
+        currency="eur",
+    )  # type: ignore[arg-type]
+    assert (cost.gpu_hours, cost.total, cost.currency) == (Decimal("240.0"), Decimal("597.6"), "EUR")
+
+
 def test_a_batch_without_a_price_is_unknown() -> None:
     cost = estimate_batch_cost(nodes=1, gpus_per_node=1, walltime="2:00:00", gpu_type="h100")
     assert (cost.gpu_hours, cost.total, cost.currency) == (Decimal(2), None, None)
@@ -271,6 +285,7 @@ def test_a_batch_on_a_cluster_of_the_file(file: Path) -> None:
         ({"duration_hours": 1, "gpus_per_node": -1}, "gpus_per_node=-1"),
         ({"duration_hours": 1, "gpu_hour_cost": 2}, "no GPU is used"),
         ({"duration_hours": 1, "gpus_per_node": 1, "gpu_hour_cost": -2}, "gpu_hour_cost=-2: give 0 or more"),
+        ({"duration_hours": 1, "gpus_per_node": 1, "gpu_hour_cost": 2, "currency": "dollar"}, "currency='dollar' is no currency"),
         ({"duration_hours": 1, "currency": "EUR"}, "is that of gpu_hour_cost="),
     ],
 )
