@@ -63,11 +63,10 @@ def _idle(run: Run, notes: list[str]) -> Decimal | None:
     except ClusterError as error:
         notes.append(f"how long GPUs were idle can't be read: {error}")
         return None
-    hours = run.watched.idle_gpu_hours()
-    if hours is None:
+    if run.watched.sees_others:
         notes.append("how long GPUs were idle is not known: the Prometheus does not say whose they are (label hpc_job)")
-        return None
-    return Decimal(repr(round(hours, 6)))
+    hours = run.watched.idle_gpu_hours()
+    return None if hours is None else Decimal(repr(round(hours, 6)))
 
 
 def gpu_price(run: Run) -> Price | None:

@@ -131,9 +131,14 @@ class Watched:
         return [one for one in found if one.rule in OF_NO_GPU or (one.task, one.node) not in unclear]
 
     def idle_gpu_hours(self) -> float | None:
-        """Add up the idle hours of GPUs in what was fetched; nobody is asked. None where GPUs of others may be among them."""
+        """Add up the idle hours of GPUs in what was fetched; None where none was seen, or those of others may be among them."""
         series = self.series()
-        return None if any(self._has_others(one) for one in series) else idle_gpu_hours(series)
+        return None if self.sees_others or not any(one.gpus for one in series) else idle_gpu_hours(series)
+
+    @property
+    def sees_others(self) -> bool:
+        """Whether GPUs of others may be among what was fetched."""
+        return any(self._has_others(one) for one in self.series())
 
     def _has_others(self, series: Series) -> bool:
         """Whether GPUs of others may be among these: a Prometheus that does not know whose they are tells of all of a node."""

@@ -161,6 +161,15 @@ def test_a_run_that_nobody_watched_says_how_to_have_it_watched(local: Cluster, p
         run.utilization()
 
 
+def test_of_gpus_that_nobody_saw_nobody_says_how_long_they_were_idle(local: Cluster, program, monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    run = local.launch(Sweep(program("time.sleep(1.5)")), time="0:05:00", gpus=1, telemetry=True).wait(timeout=240)
+    was_seen = run.utilization()["gpu"].notna().any()
+    cost = run.cost()
+    assert (cost.idle_gpu_hours is None) == (not was_seen)
+    assert not any("hpc_job" in note for note in cost.notes)
+
+
 def test_a_clusters_description_watches_every_launch(program) -> None:
     Path("nexa.toml").write_text('[clusters.here]\nhost = "local"\njob = {telemetry = 5}\n')
     here = Cluster("here")
