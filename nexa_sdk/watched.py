@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nexa_sdk.errors import InvalidInput
 from nexa_sdk.monitoring import frames
 from nexa_sdk.monitoring.telemetry import Telemetry
-from nexa_sdk.monitoring.verdicts import Verdict, idle_gpu_hours, judge, read_price, tabulate
+from nexa_sdk.monitoring.verdicts import Verdict, idle_gpu_hours, judge, read_price, tabulate, with_cost
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -117,6 +117,11 @@ class Watched:
         if given is None and price is not None:
             return tabulate(found, self.trials, price=price.gpu_hour, currency=price.currency)
         return tabulate(found, self.trials, price=given)
+
+    def said(self, trials: int | Sequence[int] | None = None, *, price: Price | None = None) -> list[str]:
+        """Judge what was fetched, in words, the dearest first, with what it costs where that is known; nobody is asked."""
+        gpu_hour, currency = (price.gpu_hour, price.currency) if price is not None else (None, "")
+        return [with_cost(verdict, gpu_hour, currency) for verdict in self.judged(trials)]
 
     @property
     def is_known(self) -> bool:

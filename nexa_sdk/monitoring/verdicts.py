@@ -21,7 +21,8 @@ unknown            the agent had something to complain of, or wrote nothing
 =================  ==================================================================================================
 
 How much a GPU is at work is `sm_active` where it is known, else `gpu_busy`. What idle GPUs cost is
-their idle hours times a price that is given; no price is invented.
+their idle hours times a price that is given; no price is invented. Of GPUs with memory to spare it
+is said what they cost in all, which is no waste, and in no column: a smaller type costs something, too.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Verdict:
     gpu : int or None
     gpu_hours : float or None
         That were paid for, and idle.
+    held_hours : float or None
+        GPU-hours that were paid for, and could have been of a cheaper type.
     """
 
     rule: str
@@ -69,6 +72,7 @@ class Verdict:
     node: str = ""
     gpu: int | None = None
     gpu_hours: float | None = None
+    held_hours: float | None = None
 
 
 def judge(series: Sequence[Series], complaints: Mapping[str, str] | None = None) -> list[Verdict]:
@@ -116,7 +120,7 @@ def tabulate(found: Sequence[Verdict], trials: Mapping[str, int], *, price: Deci
     """Tabulate verdicts: `rule`, `words`, `trial`, `task`, `node`, `gpu`, `gpu_hours` idle, and their `cost`."""
     import pandas as pd
 
-    costs = [_cost(verdict, price) for verdict in found]
+    costs = [_cost(verdict.gpu_hours, price) for verdict in found]
     return pd.DataFrame(
         {
             "rule": [verdict.rule for verdict in found],
@@ -131,18 +135,18 @@ def tabulate(found: Sequence[Verdict], trials: Mapping[str, int], *, price: Deci
     )
 
 
-def _cost(verdict: Verdict, price: Decimal | None) -> Decimal | None:
-    if price is None or verdict.gpu_hours is None:
+def _cost(gpu_hours: float | None, price: Decimal | None) -> Decimal | None:
+    if price is None or gpu_hours is None:
         return None
-    return (Decimal(repr(round(verdict.gpu_hours, 6))) * price).quantize(Decimal("0.01"))
+    return (Decimal(repr(round(gpu_hours, 6))) * price).quantize(Decimal("0.01"))
 
 
 def with_cost(verdict: Verdict, price: Decimal | None, currency: str = "USD") -> str:
-    """Say a verdict, with what it costs where that is known."""
-    cost = _cost(verdict, price)
-    if cost is None:
-        return verdict.words
-    return f"{verdict.words} (${cost})" if currency == "USD" else f"{verdict.words} ({cost} {currency})"
+    """Say a verdict, with what it costs where that is known: what was wasted, or what would be less with a cheaper GPU."""
+    for hours, words in ((verdict.gpu_hours, "({})"), (verdict.held_hours, "(these cost {})")):
+        if (cost := _cost(hours, price)) is not None:
+            return f"{verdict.words} {words.format(f'${cost}' if currency == 'USD' else f'{cost} {currency}')}"
+    return verdict.words
 
 
 # ---- looking -------------------------------------------------------------------------------------
@@ -182,8 +186,10 @@ class _Look:
 
         return None if np.isnan(values).all() else float(np.nanmax(values))
 
-    def say(self, rule: str, words: str, *, gpu: int | None = None, gpu_hours: float | None = None) -> Verdict:
-        return Verdict(rule, words, self.series.task, self.series.node, gpu, gpu_hours)
+    def say(
+        self, rule: str, words: str, *, gpu: int | None = None, gpu_hours: float | None = None, held_hours: float | None = None
+    ) -> Verdict:
+        return Verdict(rule, words, self.series.task, self.series.node, gpu, gpu_hours, held_hours)
 
     @property
     def busy_cores(self) -> NDArray[np.float32]:
@@ -284,7 +290,8 @@ def _gpu_memory(look: _Look) -> Iterator[Verdict]:
     was_used = (look.most(look.work()) or 0.0) >= IDLE if look.gpus else False
     if known and was_used and look.seconds >= LONG_ENOUGH and all(peak <= 0.4 * total for _, peak, total in known if total):
         _, peak, total = max(known, key=lambda one: one[1])
-        yield look.say("gpu-memory-spare", f"memory peaked at {_gib(peak)} of {_gib(total or 0)} GiB: a smaller GPU would do")
+        words = f"memory peaked at {_gib(peak)} of {_gib(total or 0)} GiB: a smaller GPU would do"
+        yield look.say("gpu-memory-spare", words, held_hours=len(look.gpus) * look.seconds / 3600)
 
 
 def _ram(look: _Look) -> Iterator[Verdict]:

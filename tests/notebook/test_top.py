@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from until import wait_until
 
 from nexa_sdk import Cluster, Sweep
 from nexa_sdk.monitoring.picture import Painter
+from nexa_sdk.monitoring.verdicts import Verdict
 from nexa_sdk.notebook import top_picture
 from nexa_sdk.notebook.views.utilization import OfRun, UtilizationView
 from nexa_sdk.notebook.widgets.utilization_chart import UtilizationChart
+from nexa_sdk.rates import Price
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "gpus"), str(Path(__file__).parents[1] / "unit")]
 
@@ -122,6 +125,17 @@ def test_two_views_of_one_run_show_the_same(run):
         view.look()
         assert "GPU" in view.text()
         assert view.figure.data
+    Path("go").touch()
+
+
+def test_the_picture_says_what_idle_gpus_cost(run, monkeypatch):
+    monkeypatch.setattr("nexa_sdk.charges.gpu_price", lambda _: Price(Decimal("2.50"), None, None, "EUR", "rates.toml", 0.0))
+    idle = Verdict("gpu-idle", "GPU 1 of n1 idle for 40 min", "1_0", "n1", 1, gpu_hours=0.64)
+    monkeypatch.setattr("nexa_sdk.watched.judge", lambda *_: [idle])
+    view = UtilizationView(OfRun(run))
+    view.look()
+    assert "GPU 1 of n1 idle for 40 min (1.60 EUR)" in view.text()
+    assert "GPU 1 of n1 idle for 40 min (1.60 EUR)" in view.html()
     Path("go").touch()
 
 

@@ -119,6 +119,10 @@ def test_kernels_that_fill_little_of_the_gpu():
 def test_memory_that_a_smaller_gpu_would_have_too():
     (verdict,) = verdicts.judge([series([(HOUR, FINE, [{**BUSY, "memory": 22 * 1024.0}])])])
     assert verdict.words == "memory peaked at 22 of 80 GiB: a smaller GPU would do"
+    four = series([(HOUR, FINE, [{**BUSY, "memory": 22 * 1024.0}] * 4)])
+    (row,) = verdicts.tabulate(verdicts.judge([four]), {}, price=Decimal("2.50")).to_dict("records")
+    assert row["words"] == "memory peaked at 22 of 80 GiB: a smaller GPU would do (these cost $10.00)"
+    assert row["cost"] is None, "nothing of it was wasted"
     peak = [(HOUR, FINE, [{**BUSY, "memory": 22 * 1024.0}]), (10, FINE, [{**BUSY, "memory": 40 * 1024.0}])]
     assert rules(series(peak)) == [], "one moment's need is a need"
     both = [(HOUR, FINE, [{**BUSY, "memory": 22 * 1024.0}, {**BUSY, "memory": 50 * 1024.0}])]

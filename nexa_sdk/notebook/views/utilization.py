@@ -80,8 +80,10 @@ class OfRun:
         return self.run.watched.series(self._trials)
 
     def verdicts(self) -> list[str]:
-        """Say what stands out, the dearest first."""
-        found = [verdict.words for verdict in self.run.watched.judged(self._trials)]
+        """Say what stands out, the dearest first, and what it costs."""
+        from nexa_sdk.charges import gpu_price
+
+        found = self.run.watched.said(self._trials, price=gpu_price(self.run))
         more = len(found) - SHOWN_VERDICTS
         return [*found[:SHOWN_VERDICTS], *([f"… and {more} more: run.verdicts()"] if more > 0 else [])]
 
