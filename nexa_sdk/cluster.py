@@ -198,7 +198,8 @@ class Cluster:
             answer = ask(f"{settings.known_as} shows the key {shown}. Is it the one that its administrators publish? (yes/no) ", shown=True)
             if answer.strip().lower() not in ("y", "yes"):
                 raise InvalidInput(f"the key of {settings.known_as} was not accepted")
-        path = host_keys.accept(settings, key, fingerprint or shown)
+            fingerprint = shown
+        path = host_keys.accept(settings, key, fingerprint)
         print(f"{settings.known_as} is known by {shown}, in {path}")
         return shown
 

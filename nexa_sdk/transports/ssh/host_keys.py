@@ -76,7 +76,7 @@ def accept(settings: SshSettings, key: paramiko.PKey, shown: str) -> Path:
         Another key is known already.
     """
     if shown.strip().rstrip("=") != fingerprint(key):
-        raise InvalidInput(f"{settings.known_as} shows {fingerprint(key)}, not {shown}: nothing was accepted")
+        raise InvalidInput(f"{settings.known_as} shows {fingerprint(key)}, not {shown or 'an empty text'}: nothing was accepted")
     try:
         check(settings, key)
     except HostKeyUnknown:
