@@ -307,7 +307,7 @@ def _record_new_calls(cluster: Cluster, first: int, ledger: Ledger) -> Iterator[
     for name, machine in cluster.transport.machines.items():
         on = f" on {name}" if name else ""
         try:
-            answer = machine.run(["find", folder, *newer], env=machine.environment(), timeout=QUESTION)
+            answer = machine.run(["find", folder, *newer], env=machine.bare_environment(), timeout=QUESTION)
             if answer.returncode and "No such file" not in answer.stderr:
                 raise CommandFailed("find", answer.returncode, answer.stderr)
             contents = machine.read_many(folder, answer.stdout.splitlines())

@@ -334,7 +334,7 @@ class RunBudget:
             if (match := re.fullmatch(r"((\d+_\d+)-\d+)@(\d+)", name)) and (status := ends.get(match[2])) is not None:
                 moves += [name, f"{match[1]}={max(0, int(status.end or 0) - int(match[3]))}"]
         argv = ["sh", "-c", _RAISE, "nexa-budget", self._folder, line, *moves]
-        answer = self._transport.run(argv, env=self._transport.environment(), timeout=WRITING)
+        answer = self._transport.run(argv, env=self._transport.bare_environment(), timeout=WRITING)
         if answer.returncode:
             raise CommandFailed("sh", answer.returncode, f"{self._folder}/budget can't be written: {answer.stderr.strip()}")
         self._warned = 0

@@ -178,7 +178,7 @@ class Snapshot:
         return packed.getvalue()
 
     def _run(self, script: str, *arguments: str, stdin: bytes = b"", timeout: float) -> str:
-        environment = {"PATH": self._transport.environment().get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"}
+        environment = self._transport.bare_environment()
         transport = self._transport.for_bulk() if len(stdin) > MUCH else self._transport
         answer = transport.run(["sh", "-c", script, "nexa-code", self._store, *arguments], env=environment, stdin=stdin, timeout=timeout)
         if answer.returncode:

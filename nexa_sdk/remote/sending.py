@@ -44,7 +44,7 @@ def send_cell(files: Mapping[str, bytes], transport: Transport, folder: str) -> 
     """
     packed = _pack(files)
     way = transport.for_bulk() if len(packed) > MUCH else transport
-    environment = {"PATH": transport.environment().get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"}
+    environment = transport.bare_environment()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             argv = ["sh", "-c", _TAKE, "nexa-cell", folder, str(len(packed))]

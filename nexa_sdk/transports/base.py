@@ -59,7 +59,11 @@ class Transport(ABC):
 
     @abstractmethod
     def environment(self) -> dict[str, str]:
-        """Return the environment of a login there."""
+        """Return the environment of a login there; what of it is secret must not travel in an argument list."""
+
+    def bare_environment(self) -> dict[str, str]:
+        """Return what a program needs that only looks at files or moves them: nothing of the login but where programs lie."""
+        return {"PATH": self.environment().get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"}
 
     @property
     def machines(self) -> Mapping[str, Transport]:
@@ -76,7 +80,7 @@ class Transport(ABC):
 
     def size(self, path: str) -> int:
         """Return how many bytes a file has; 0 where there is no such file."""
-        answer = self.run(["sh", "-c", _SIZE, "nexa-size", path], env=self.environment(), timeout=QUESTION)
+        answer = self.run(["sh", "-c", _SIZE, "nexa-size", path], env=self.bare_environment(), timeout=QUESTION)
         if answer.returncode or not answer.stdout.strip().isdigit():
             raise CommandFailed("wc", answer.returncode, answer.stderr)
         return int(answer.stdout)
@@ -102,7 +106,7 @@ class Transport(ABC):
         found = []
         for k in range(0, len(paths), AT_A_TIME):
             some = paths[k : k + AT_A_TIME]
-            answer = self.run(["sh", "-c", _ENDS, "nexa-ends", str(lines), *some], env=self.environment(), timeout=QUESTION)
+            answer = self.run(["sh", "-c", _ENDS, "nexa-ends", str(lines), *some], env=self.bare_environment(), timeout=QUESTION)
             texts = answer.stdout.split("\0")
             if answer.returncode or len(texts) != len(some) + 1:
                 raise CommandFailed("tail", answer.returncode, answer.stderr)

@@ -203,10 +203,9 @@ class Tree:
         return answer.stdout
 
     def _ask(self, script: str, *arguments: str, stdin: bytes = b"", timeout: float = QUESTION) -> Completed:
-        environment = {"PATH": self._transport.environment().get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"}
         argv = ["bash", "--norc", "-c", script, "nexa-tree", self.folder, *arguments]
         self._limit.check()
-        return self._transport.run(argv, env=environment, stdin=stdin, timeout=self._limit.at_most(timeout))
+        return self._transport.run(argv, env=self._transport.bare_environment(), stdin=stdin, timeout=self._limit.at_most(timeout))
 
 
 def _joined(names: Iterable[bytes]) -> bytes:

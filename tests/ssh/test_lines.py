@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import os
+import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from loopback import Line, Loopback
+from until import wait_until
 
 from nexa_sdk import Cluster
 from nexa_sdk.errors import HostKeyUnknown, InvalidInput
@@ -43,3 +49,28 @@ def test_a_fingerprint_that_is_an_empty_text_accepts_nothing(
         Cluster.trust(cluster.url, "")
     with pytest.raises(HostKeyUnknown):
         cluster.transport.run(["true"], env=PATH, timeout=10)
+
+
+def test_no_secret_of_a_login_stands_in_an_argument_list(cluster: Cluster, tmp_path: Path) -> None:
+    transport = cluster.transport
+    transport.environment()
+    transport._environment["HF_TOKEN"] = "s3cret-of-the-profile"
+    os.mkfifo(tmp_path / "log")
+    reading = threading.Thread(target=transport.read_ends, args=([str(tmp_path / "log")],), kwargs={"lines": 1})
+    reading.start()
+
+    def scripts() -> list[str]:
+        """Return what commands at the other end were asked to run."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes()
+                found += [base64.b64decode(word).decode() for word in re.findall(rb"base64 -d <<< ([\w+/=]+)", words)]
+        return [script for script in found if str(tmp_path) in script]
+
+    try:
+        wait_until(scripts, 20)
+        assert "s3cret" not in "".join(scripts())
+    finally:
+        (tmp_path / "log").write_text("")
+        reading.join()

@@ -57,7 +57,6 @@ done
 """
 
 # The environment of a login, where the cluster's commands are on PATH; a batch session's may lack them.
-# Only what a job needs is told: nothing secret may travel in an argument list later.
 _LOGIN = r"""
 if ! command -v sbatch > /dev/null 2>&1; then
   if type module > /dev/null 2>&1; then module load slurm > /dev/null 2>&1 || :; fi
