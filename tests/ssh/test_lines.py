@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from until import wait_until
 
 from nexa_sdk import Cluster
 from nexa_sdk.errors import HostKeyUnknown, InvalidInput
+from nexa_sdk.transports.ssh.transport import _READ_ON
 
 PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
@@ -74,3 +76,17 @@ def test_no_secret_of_a_login_stands_in_an_argument_list(cluster: Cluster, tmp_p
     finally:
         (tmp_path / "log").write_text("")
         reading.join()
+
+
+def test_a_log_of_more_than_two_gib_is_followed_by_whichever_awk_there_is(cluster: Cluster, tmp_path: Path) -> None:
+    log, size = tmp_path / "log", 2_200_000_000
+    with log.open("wb") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(b"new")
+    for awk in filter(None, map(shutil.which, ("mawk", "gawk", "original-awk"))):
+        (tmp_path / "awk").unlink(missing_ok=True)
+        (tmp_path / "awk").symlink_to(awk)
+        program = ["env", f"PATH={tmp_path}:{PATH['PATH']}", "sh", "-c", _READ_ON, "nexa-read", "1000", "mark"]
+        told = cluster.transport.run(program, env=PATH, stdin=f"{size} {log}\n".encode(), timeout=20)
+        assert told.stdout == f"\nmark {log}\nnew", awk

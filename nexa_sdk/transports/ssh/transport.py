@@ -41,6 +41,7 @@ _LIST = """cd -- "$1" 2> /dev/null || exit 0; for name in * .[!.]*; do [ ! -e "$
 _READ = """[ ! -e "$1" ] || exec tail -c "+$2" -- "$1" """
 
 # On stdin an offset and a path a line. However many files there are, one stat finds those that have grown.
+# mawk, Debian's own, writes numbers beyond 2 GiB as 2.2e+09 unless it is told how.
 _READ_ON = r"""
 most=$1 mark=$2 asked=$(cat)
 {
@@ -49,7 +50,7 @@ most=$1 mark=$2 asked=$(cat)
 } | awk -v most="$most" '
   { n = $1 + 0; path = substr($0, length($1) + 2) }
   !(path in from) { from[path] = n; next }
-  n > from[path] { print from[path] + 1, (n - from[path] < most ? n - from[path] : most), path }
+  n > from[path] { printf "%.0f %.0f %s\n", from[path] + 1, (n - from[path] < most ? n - from[path] : most), path }
 ' | while read -r first count path; do
   printf '\n%s %s\n' "$mark" "$path"
   tail -c "+$first" -- "$path" | head -c "$count"
