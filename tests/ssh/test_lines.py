@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from loopback import Line, Loopback
 from until import wait_until
 
 from nexa_sdk import Cluster
-from nexa_sdk.errors import HostKeyUnknown, InvalidInput
+from nexa_sdk.errors import HostKeyUnknown, InvalidInput, LoginFailed, Unreachable
 from nexa_sdk.transports.ssh.transport import _READ_ON
 
 PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
@@ -90,3 +91,24 @@ def test_a_log_of_more_than_two_gib_is_followed_by_whichever_awk_there_is(cluste
         program = ["env", f"PATH={tmp_path}:{PATH['PATH']}", "sh", "-c", _READ_ON, "nexa-read", "1000", "mark"]
         told = cluster.transport.run(program, env=PATH, stdin=f"{size} {log}\n".encode(), timeout=20)
         assert told.stdout == f"\nmark {log}\nnew", awk
+
+
+@pytest.mark.parametrize("step", ["into", "_by_key"])
+def test_a_line_that_goes_during_the_login_is_opened_again_by_a_poller(
+    cluster: Cluster, line: Line, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    transport = cluster.transport
+    login = transport.connection._login
+    usual = getattr(login, step)
+
+    def cut(*arguments: object) -> object:
+        line.cut()
+        return usual(*arguments)
+
+    with ThreadPoolExecutor(1) as poller:
+        monkeypatch.setattr(login, step, cut)
+        with pytest.raises(Unreachable, match="not reachable since") as caught:
+            poller.submit(transport.run, ["true"], env=PATH, timeout=10).result()
+        assert not isinstance(caught.value, LoginFailed)
+        monkeypatch.setattr(login, step, usual)
+        assert poller.submit(transport.run, ["echo", "in"], env=PATH, timeout=10).result().stdout == "in\n"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nexa_sdk.errors import LoginFailed
+from nexa_sdk.errors import LoginFailed, Unreachable
 
 if TYPE_CHECKING:
     import paramiko
@@ -36,7 +36,7 @@ class Login:
         self._settings = settings
         self._ask = ask
         self._decrypted: dict[str, paramiko.PKey] = {}
-        self.was_asked = False
+        self.was_asked = self._was_refused = False
 
     def into(self, transport: paramiko.Transport) -> None:
         """Log in by whatever the host takes, several factors one after another if it wants them.
@@ -44,16 +44,20 @@ class Login:
         Raises
         ------
         LoginFailed
+            The host refused something.
+        Unreachable
+            The line went, or nobody answered, before anything was refused.
         """
         import paramiko
 
         user, host = self._settings.user, self._settings.address.host
+        self._was_refused = False
         try:
             transport.auth_none(user)
         except paramiko.BadAuthenticationType as error:
             allowed = list(error.allowed_types)
         except paramiko.SSHException as error:
-            raise LoginFailed(f"{host} ended the login of {user}: {error}") from error
+            raise self._ended("", error) from error
         ways = {"publickey": self._by_key, "keyboard-interactive": self._by_questions, "password": self._by_password}
         tried: list[str] = []
         self.was_asked = False
@@ -65,11 +69,17 @@ class Login:
             try:
                 left = ways[method](transport)
             except (paramiko.SSHException, EOFError, OSError) as error:
-                raise LoginFailed(f"{host} ended the login of {user} by {method}: {error}") from error
-            if left is None:  # it was refused
+                raise self._ended(f" by {method}", error) from error
+            if left is None:
+                self._was_refused = True
                 tried.append(method)
             elif left:  # a further factor
                 allowed, tried = list(left), []
+
+    def _ended(self, how: str, error: Exception) -> Unreachable:
+        """Say that a login was ended: a host that was cut off or hung is asked again by pollers, too; one that refused us is not."""
+        kind = LoginFailed if self._was_refused else Unreachable
+        return kind(f"{self._settings.address.host} ended the login of {self._settings.user}{how}: {error}")
 
     def _advice(self) -> str:
         files = [name for name in self._settings.identity_files if Path(name).is_file()]
@@ -81,9 +91,10 @@ class Login:
         for key in self._keys():
             try:
                 return transport.auth_publickey(self._settings.user, key)
-            except paramiko.AuthenticationException:
-                if not transport.is_active():
+            except paramiko.AuthenticationException as error:
+                if not transport.is_active() or "timeout" in str(error):  # the host says nothing, to another key neither
                     raise
+                self._was_refused = True
         return None
 
     def _keys(self) -> Iterator[paramiko.PKey]:
