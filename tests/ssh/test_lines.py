@@ -7,7 +7,10 @@ import contextlib
 import os
 import re
 import shutil
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +21,7 @@ from until import wait_until
 
 from nexa_sdk import Cluster
 from nexa_sdk.errors import HostKeyUnknown, InvalidInput, LoginFailed, Unreachable
+from nexa_sdk.transports.ssh import login
 from nexa_sdk.transports.ssh.transport import _READ_ON
 
 PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
@@ -98,17 +102,51 @@ def test_a_line_that_goes_during_the_login_is_opened_again_by_a_poller(
     cluster: Cluster, line: Line, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     transport = cluster.transport
-    login = transport.connection._login
-    usual = getattr(login, step)
+    known = transport.connection._login
+    usual = getattr(known, step)
 
     def cut(*arguments: object) -> object:
         line.cut()
         return usual(*arguments)
 
     with ThreadPoolExecutor(1) as poller:
-        monkeypatch.setattr(login, step, cut)
+        monkeypatch.setattr(known, step, cut)
         with pytest.raises(Unreachable, match="not reachable since") as caught:
             poller.submit(transport.run, ["true"], env=PATH, timeout=10).result()
         assert not isinstance(caught.value, LoginFailed)
-        monkeypatch.setattr(login, step, usual)
+        monkeypatch.setattr(known, step, usual)
         assert poller.submit(transport.run, ["echo", "in"], env=PATH, timeout=10).result().stdout == "in\n"
+
+
+@pytest.mark.parametrize("named", ["id", "id.pub"])
+def test_an_agent_lets_in_by_the_key_whose_public_half_is_named(
+    plain_box: Loopback, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    change(plain_box, tmp_path, monkeypatch, "IdentityAgent none", f"IdentityAgent {tmp_path}/agent")
+    config = tmp_path / "ssh_config"
+    config.write_text(config.read_text().replace(f"{plain_box.folder}/id", str(tmp_path / named)))
+    shutil.copy(plain_box.folder / "id.pub", tmp_path / "id.pub")
+    with subprocess.Popen(["ssh-agent", "-D", "-a", tmp_path / "agent"], stdout=subprocess.DEVNULL) as agent:
+        try:
+            wait_until((tmp_path / "agent").exists, 10)
+            agents = {**os.environ, "SSH_AUTH_SOCK": str(tmp_path / "agent")}
+            subprocess.run(["ssh-add", "-q", plain_box.folder / "id"], check=True, env=agents)
+            assert cluster.transport.run(["echo", "in"], env=PATH, timeout=10).stdout == "in\n"
+        finally:
+            agent.terminate()
+
+
+@pytest.mark.parametrize("by", ["IdentityAgent", "SSH_AUTH_SOCK"])
+def test_an_agent_that_does_not_answer_is_left_aside(
+    plain_box: Loopback, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    path = tmp_path / "agent"
+    change(plain_box, tmp_path, monkeypatch, "IdentityAgent none", f"IdentityAgent {path if by == 'IdentityAgent' else 'SSH_AUTH_SOCK'}")
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+    monkeypatch.setattr(login, "AN_AGENT", 0.5)
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(path))
+        agent.listen()
+        began = time.monotonic()
+        assert cluster.transport.run(["echo", "in"], env=PATH, timeout=10).stdout == "in\n"
+        assert time.monotonic() - began < 10

@@ -17,7 +17,7 @@ from nexa_sdk.errors import ClusterError, LoginFailed, Unreachable
 from nexa_sdk.transports.ssh import host_keys
 from nexa_sdk.transports.ssh.address import Address
 from nexa_sdk.transports.ssh.config import SshSettings, resolve
-from nexa_sdk.transports.ssh.login import Login
+from nexa_sdk.transports.ssh.login import A_PERSON, Login
 from nexa_sdk.transports.ssh.prompting import Ask, ask
 from nexa_sdk.transports.ssh.proxy_command import ProxyCommand
 
@@ -29,7 +29,6 @@ __all__ = ["Connection", "connection"]
 SESSIONS = 10  # at once: sshd's MaxSessions unless its administrators chose another
 KEEPALIVE = 15  # seconds
 UNANSWERED = 10_000  # milliseconds after which what was sent and never acknowledged means a dead line (TCP_USER_TIMEOUT)
-A_PERSON = 120.0  # seconds to find a one-time code
 ALIVE = 5.0  # seconds that a living sshd has to answer a question about nothing
 FORBIDDEN = 1  # SSH_OPEN_ADMINISTRATIVELY_PROHIBITED
 SLEPT = 5.0  # seconds of a suspended machine after which a line is not trusted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import socket
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from nexa_sdk.transports.ssh.config import SshSettings
     from nexa_sdk.transports.ssh.prompting import Ask
 
-__all__ = ["Login"]
+__all__ = ["A_PERSON", "Login"]
 
+A_PERSON = 120.0  # seconds to find a one-time code
+AN_AGENT = 5.0  # seconds to list its keys
 ATTEMPTS = 3  # at a passphrase or a password that is mistyped
 
 
@@ -36,6 +39,7 @@ class Login:
         self._settings = settings
         self._ask = ask
         self._decrypted: dict[str, paramiko.PKey] = {}
+        self._agent_words = ""
         self.was_asked = self._was_refused = False
 
     def into(self, transport: paramiko.Transport) -> None:
@@ -51,7 +55,7 @@ class Login:
         import paramiko
 
         user, host = self._settings.user, self._settings.address.host
-        self._was_refused = False
+        self._was_refused, self._agent_words = False, ""
         try:
             transport.auth_none(user)
         except paramiko.BadAuthenticationType as error:
@@ -83,7 +87,7 @@ class Login:
 
     def _advice(self) -> str:
         files = [name for name in self._settings.identity_files if Path(name).is_file()]
-        return f"Keys: {', '.join(files) or 'none of ' + ', '.join(self._settings.identity_files)}, and the agent's"
+        return f"Keys: {', '.join(files) or 'none of ' + ', '.join(self._settings.identity_files)}, and the agent's{self._agent_words}"
 
     def _by_key(self, transport: paramiko.Transport) -> Sequence[str] | None:
         import paramiko
@@ -99,12 +103,15 @@ class Login:
 
     def _keys(self) -> Iterator[paramiko.PKey]:
         """Yield keys: the agent's, those in files, then those that ask for a passphrase."""
-        import paramiko
+        with contextlib.ExitStack() as agent:
+            yield from self._keys_of(self._agent_keys(agent))
 
+    def _keys_of(self, agents: Sequence[paramiko.PKey]) -> Iterator[paramiko.PKey]:
         files = [name for name in self._settings.identity_files if Path(name).is_file()]
-        of_files = {line.split()[1] for name in files if (line := _public(name))}
+        # the public key is enough to name one that the agent alone has
+        of_files = {public for name in self._settings.identity_files if (public := _public(name))}
         offered: set[bytes] = set()
-        for key in self._agent_keys():
+        for key in agents:
             if not self._settings.identities_only or key.get_base64() in of_files:
                 offered.add(key.asbytes())
                 yield key
@@ -116,26 +123,30 @@ class Login:
             elif loaded is not None and loaded.asbytes() not in offered:
                 yield self._with_certificate(loaded)
         for name in locked:
-            public = _public(name)
-            if public and any(paramiko.PKey.get_base64(key) == public.split()[1] for key in self._agent_keys()):
+            if any(key.get_base64() == _public(name) for key in agents):
                 continue  # the agent has it, and it was refused
             yield self._with_certificate(self._unlock(name))
 
-    def _agent_keys(self) -> Sequence[paramiko.PKey]:
+    def _agent_keys(self, ends: contextlib.ExitStack) -> Sequence[paramiko.PKey]:
+        """Return the agent's keys, which sign until its line is closed."""
         import paramiko
 
-        path = self._settings.identity_agent
-        if path is not None and path.lower() == "none":
+        path = self._settings.identity_agent or os.environ.get("SSH_AUTH_SOCK") or "none"
+        if path.lower() == "none":
             return ()
-        if path is None:
-            return paramiko.Agent().get_keys()
         agent = paramiko.agent.AgentSSH()
-        line = socket.socket(socket.AF_UNIX)
+        line = ends.enter_context(socket.socket(socket.AF_UNIX))
+        line.settimeout(AN_AGENT)
         try:
             line.connect(path)
         except OSError:
             return ()
-        agent._connect(line)  # type: ignore[attr-defined]  # its public form takes no other path than $SSH_AUTH_SOCK
+        try:
+            agent._connect(line)  # type: ignore[attr-defined]  # its public form knows no time limit, and $SSH_AUTH_SOCK alone
+        except (OSError, paramiko.SSHException) as error:  # one that was forwarded, and whose line is dead
+            self._agent_words = f"; the agent at {path} is left aside, it does not answer: {error}"
+            return ()
+        line.settimeout(A_PERSON)  # who may have to touch a key
         return agent.get_keys()
 
     def _load(self, name: str) -> tuple[paramiko.PKey | None, bool]:
@@ -243,7 +254,10 @@ def _read_key(name: str, passphrase: str | None) -> paramiko.PKey:
 
 
 def _public(name: str) -> str:
-    try:
-        return Path(f"{name}.pub").read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
+    """Return the public key that lies beside a file, or is that file, as base64; nothing where there is none."""
+    for path in (f"{name}.pub", name):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            words = Path(path).read_text().split()
+            if len(words) > 1 and words[1].startswith("AAAA"):
+                return words[1]
+    return ""
