@@ -20,7 +20,7 @@ from loopback import Line, Loopback
 from until import wait_until
 
 from nexa_sdk import Cluster
-from nexa_sdk.errors import HostKeyUnknown, InvalidInput, LoginFailed, Unreachable
+from nexa_sdk.errors import ClusterError, HostKeyUnknown, InvalidInput, LoginFailed, Unreachable
 from nexa_sdk.transports.ssh import login
 from nexa_sdk.transports.ssh.transport import _READ_ON
 
@@ -150,3 +150,11 @@ def test_an_agent_that_does_not_answer_is_left_aside(
         began = time.monotonic()
         assert cluster.transport.run(["echo", "in"], env=PATH, timeout=10).stdout == "in\n"
         assert time.monotonic() - began < 10
+
+
+def test_a_way_that_leads_through_the_host_itself_is_said(plain_box: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(plain_box, tmp_path, monkeypatch, "Match host", "Host one\n  ProxyJump two\nHost two\n  ProxyJump one\nMatch host")
+    transport = Cluster("ssh://one").transport
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="the way to one leads through one itself: mend ProxyJump"):
+            transport.run(["true"], env=PATH, timeout=10)

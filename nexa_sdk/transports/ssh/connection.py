@@ -73,6 +73,7 @@ class Connection:
         self._free = threading.BoundedSemaphore(SESSIONS)
         self._transport: paramiko.Transport | None = None
         self._slept = 0.0
+        self._is_opening = False
 
     # ---- the line ------------------------------------------------------------------------------
 
@@ -93,6 +94,10 @@ class Connection:
                 if self._refused and threading.current_thread() is not threading.main_thread():
                     # A host locks out who knocks in vain too often: a person's next cell asks it again, no poller does.
                     raise LoginFailed(self._refused)
+                if self._is_opening:  # by this very thread
+                    host = self.settings.address.host
+                    raise ClusterError(f"the way to {host} leads through {host} itself: mend ProxyJump in the configuration of SSH")
+                self._is_opening = True
                 try:
                     self._transport = self._opened()
                 except LoginFailed as error:
@@ -104,6 +109,8 @@ class Connection:
                         since = time.strftime("%H:%M:%S", time.localtime(self._lost_at))
                         raise Unreachable(f"{self.settings.address.host} is not reachable since {since}: {error}") from error
                     raise
+                finally:
+                    self._is_opening = False
                 self._slept = self._suspended()
                 self._lost_at, self._refused = None, ""
                 self.logins += 1
