@@ -176,6 +176,24 @@ def test_a_known_host(settings: SshSettings, name: str) -> None:
     assert host_keys.known_types(settings) == [KEY.get_name()]
 
 
+@pytest.mark.parametrize(
+    "key", ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5", "ssh-ed25519 AAAA", "ssh-rsa AAAA", "ssh-ed25519 A", "ecdsa-sha2-nistp256 AAAA"]
+)
+def test_a_line_that_holds_no_key_is_passed_over(settings: SshSettings, key: str) -> None:
+    settings.known_hosts[0].write_text(f"[10.0.0.1]:2200 {key}\n{line('[10.0.0.1]:2200')}")
+    host_keys.check(settings, KEY)
+    with pytest.raises(HostKeyChanged):
+        host_keys.check(settings, OTHER)
+
+
+@pytest.mark.parametrize("own", ["/dev/null", "none"])
+def test_a_key_that_nothing_would_keep_is_not_accepted(config, tmp_path: Path, own: str) -> None:
+    config(f"Host *\n  UserKnownHostsFile {own}\n  GlobalKnownHostsFile {tmp_path}/of-all\n")
+    with pytest.raises(InvalidInput, match=f"UserKnownHostsFile of login is {own}, which keeps nothing"):
+        host_keys.accept(resolve(Address.read("ssh://login")), KEY, host_keys.fingerprint(KEY))
+    assert not (tmp_path / "of-all").exists()
+
+
 @pytest.mark.parametrize("name", ["10.0.0.1", "[10.0.0.1]:22", "*,![10.0.0.1]:2200", "[10.0.0.2]:2200"])
 def test_another_host(settings: SshSettings, name: str) -> None:
     settings.known_hosts[0].write_text(line(name))

@@ -30,6 +30,8 @@ class SshSettings:
         Under which name its key stands in the known hosts.
     known_hosts : tuple of Path
         Files with the keys of known hosts, the user's own first.
+    own_known_hosts : Path, optional
+        The one that a key which is accepted is written to.
     identity_files : tuple of str
     identities_only : bool
         Whether of the agent's keys only those of `identity_files` are offered.
@@ -50,6 +52,7 @@ class SshSettings:
     user: str
     host_key_alias: str | None
     known_hosts: tuple[Path, ...]
+    own_known_hosts: Path | None
     identity_files: tuple[str, ...]
     identities_only: bool
     identity_agent: str | None
@@ -151,7 +154,10 @@ def _settings(address: Address, options: Mapping[str, list[str]]) -> SshSettings
     reached = Address.read(f"{first('user')}@[{first('hostname', address.host)}]:{first('port', '22')}")
     assert reached.user is not None
     assert reached.port is not None
-    files = [*" ".join(options.get("userknownhostsfile", [])).split(), *" ".join(options.get("globalknownhostsfile", [])).split()]
+    own, of_all = (
+        [Path(name).expanduser() for name in " ".join(options.get(option, [])).split() if name.lower() != "none"]
+        for option in ("userknownhostsfile", "globalknownhostsfile")
+    )
     timeout = unless_none("connecttimeout")
     agent = first("identityagent") or None
     return SshSettings(
@@ -160,7 +166,8 @@ def _settings(address: Address, options: Mapping[str, list[str]]) -> SshSettings
         port=reached.port,
         user=reached.user,
         host_key_alias=first("hostkeyalias") or None,
-        known_hosts=tuple(Path(name).expanduser() for name in files if name.lower() != "none"),
+        known_hosts=(*own, *of_all),
+        own_known_hosts=own[0] if own else None,
         identity_files=tuple(_expand(name, reached, address) for name in options.get("identityfile", []) if name.lower() != "none"),
         identities_only=first("identitiesonly") == "yes",
         identity_agent=agent if agent is None or agent.lower() == "none" else _agent(agent, reached, address),

@@ -72,6 +72,7 @@ def accept(settings: SshSettings, key: paramiko.PKey, shown: str) -> Path:
     ------
     InvalidInput
         It is another's fingerprint.
+        Or there is no file that it can be written to.
     HostKeyChanged
         Another key is known already.
     """
@@ -82,8 +83,13 @@ def accept(settings: SshSettings, key: paramiko.PKey, shown: str) -> Path:
     except HostKeyUnknown:
         pass
     else:
-        return settings.known_hosts[0]
-    path = settings.known_hosts[0] if settings.known_hosts else Path.home() / ".ssh" / "known_hosts"
+        return next(path for path in settings.known_hosts if path.exists())
+    path = settings.own_known_hosts
+    if path is None or (path.exists() and not path.is_file()):
+        raise InvalidInput(
+            f"UserKnownHostsFile of {settings.address.host} is {path or 'none'}, which keeps nothing, and no key is taken unseen here: "
+            "leave it out of the configuration of SSH, or name a file. Nothing was accepted"
+        )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = f"{settings.known_as} {key.get_name()} {key.get_base64()}\n".encode()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -112,7 +118,7 @@ def _entries(settings: SshSettings) -> Iterator[tuple[str, paramiko.PKey]]:
                 continue
             try:
                 entry = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(words[:3]))
-            except paramiko.hostkeys.InvalidHostKey:
+            except (paramiko.hostkeys.InvalidHostKey, paramiko.SSHException, ValueError):  # no key: OpenSSH passes over such a line, too
                 continue
             if entry is not None and entry.key is not None:
                 yield marker, entry.key
