@@ -12,6 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from nexa_sdk.errors import ClusterError, HostKeyChanged, HostKeyUnknown, InvalidInput
+from nexa_sdk.transports.ssh import config as config_module
 from nexa_sdk.transports.ssh import host_keys
 from nexa_sdk.transports.ssh.address import Address, read_hosts, write_hosts
 from nexa_sdk.transports.ssh.config import SshSettings, resolve
@@ -122,6 +123,13 @@ def test_a_proxy_command_has_its_tokens_replaced(config) -> None:
 def test_a_host_name_of_the_configuration_that_a_shell_would_read_is_refused(config) -> None:
     config("Host login\n  HostName $(touch\\ /tmp/x)\n  ProxyCommand nc %h %p\n")
     with pytest.raises((InvalidInput, ClusterError)):
+        resolve(Address.read("ssh://login"))
+
+
+def test_a_configuration_that_takes_too_long_to_read_is_said(config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_module, "READING", 0.5)
+    config('Match exec "sleep 5"\n  User ada\n')
+    with pytest.raises(ClusterError, match=r"did not say within 0\.5 seconds .*Match exec"):
         resolve(Address.read("ssh://login"))
 
 

@@ -74,6 +74,7 @@ class SshSettings:
 
 
 CONNECT = 15.0  # seconds, unless ConnectTimeout says otherwise
+READING = 30.0  # seconds that ssh may take to read its configuration: it runs what Match exec names
 METHODS = ("publickey", "keyboard-interactive", "password")
 
 
@@ -101,7 +102,15 @@ def _ask_openssh(address: Address) -> dict[str, list[str]]:
     argv = ["ssh", *config_options(), "-G"]
     argv += ["-l", address.user] if address.user else []
     argv += ["-p", str(address.port)] if address.port else []
-    answer = subprocess.run([*argv, "--", address.host], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30, check=False)
+    argv += ["--", address.host]
+    try:
+        answer = subprocess.run(
+            argv, capture_output=True, encoding="utf-8", errors="surrogateescape", stdin=subprocess.DEVNULL, timeout=READING, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ClusterError(
+            f"ssh did not say within {READING:g} seconds what its configuration has for {address.host}: look at its lines Match exec"
+        ) from None
     if answer.returncode:
         raise ClusterError(f"ssh can't make sense of its configuration for {address.host}: {answer.stderr.strip()}")
     found: dict[str, list[str]] = {}
