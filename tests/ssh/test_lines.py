@@ -158,3 +158,20 @@ def test_a_way_that_leads_through_the_host_itself_is_said(plain_box: Loopback, t
     for _ in range(2):
         with pytest.raises(ClusterError, match="the way to one leads through one itself: mend ProxyJump"):
             transport.run(["true"], env=PATH, timeout=10)
+
+
+def test_who_waits_for_a_host_that_says_nothing_waits_no_longer_than_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ssh_config").write_text("Host *\n  ConnectTimeout 2\n")
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(tmp_path / "ssh_config"))
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        transport = Cluster(f"ssh://127.0.0.1:{silent.getsockname()[1]}").transport
+
+        def ask() -> float:
+            began = time.monotonic()
+            with pytest.raises(Unreachable, match="not reachable since"):
+                transport.run(["true"], env=PATH, timeout=5)
+            return time.monotonic() - began
+
+        with ThreadPoolExecutor(8) as callers:
+            assert max(callers.map(lambda _: ask(), range(8))) < 6
+        assert ask() > 1, "who comes later asks again"

@@ -73,6 +73,7 @@ class Connection:
         self._free = threading.BoundedSemaphore(SESSIONS)
         self._transport: paramiko.Transport | None = None
         self._slept = 0.0
+        self._failed: tuple[float, Unreachable] | None = None  # when nobody was there last, and why
         self._is_opening = False
 
     # ---- the line ------------------------------------------------------------------------------
@@ -85,6 +86,7 @@ class Connection:
         Unreachable
             And its kinds: :class:`LoginFailed`, :class:`HostKeyUnknown`, :class:`HostKeyChanged`.
         """
+        came = time.monotonic()
         with self._lock:
             if self._transport is not None and self._suspended() - self._slept > SLEPT:
                 self._slept = self._suspended()
@@ -94,6 +96,8 @@ class Connection:
                 if self._refused and threading.current_thread() is not threading.main_thread():
                     # A host locks out who knocks in vain too often: a person's next cell asks it again, no poller does.
                     raise LoginFailed(self._refused)
+                if self._failed is not None and self._failed[0] >= came:  # who waited here has waited for that
+                    raise self._failed[1].with_traceback(None)
                 if self._is_opening:  # by this very thread
                     host = self.settings.address.host
                     raise ClusterError(f"the way to {host} leads through {host} itself: mend ProxyJump in the configuration of SSH")
@@ -107,7 +111,9 @@ class Connection:
                     self._lost_at = self._lost_at or time.time()
                     if type(error) is Unreachable:
                         since = time.strftime("%H:%M:%S", time.localtime(self._lost_at))
-                        raise Unreachable(f"{self.settings.address.host} is not reachable since {since}: {error}") from error
+                        problem = Unreachable(f"{self.settings.address.host} is not reachable since {since}: {error}")
+                        self._failed = (time.monotonic(), problem)
+                        raise problem from error
                     raise
                 finally:
                     self._is_opening = False
