@@ -121,9 +121,10 @@ class Line:
 
         def take() -> None:
             piece = b"-"
-            while piece:
-                piece = theirs.recv(1 << 16)
-                pieces.put((time.monotonic() + self._delay, piece))
+            with ours, theirs:
+                while piece:
+                    piece = theirs.recv(1 << 16)
+                    pieces.put((time.monotonic() + self._delay, piece))
 
         def give() -> None:
             with contextlib.suppress(OSError):

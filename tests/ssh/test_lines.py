@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -175,3 +176,32 @@ def test_who_waits_for_a_host_that_says_nothing_waits_no_longer_than_one(tmp_pat
         with ThreadPoolExecutor(8) as callers:
             assert max(callers.map(lambda _: ask(), range(8))) < 6
         assert ask() > 1, "who comes later asks again"
+
+
+def test_a_command_that_is_interrupted_on_its_way_is_ended_there(plain_box: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(plain_box.config))
+    line = Line(plain_box.port, delay=0.3)
+    transport = Cluster(f"ssh://127.0.0.1:{line.port}").transport
+    transport.run(["true"], env=PATH, timeout=20)
+    words, begin = ["sleep", f"60.{os.getpid()}"], transport._begin
+
+    def goes_on() -> bool:
+        found = False
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                found |= (folder / "cmdline").read_bytes() == "".join(f"{word}\0" for word in words).encode()
+        return found
+
+    def once(*arguments: object) -> None:
+        monkeypatch.setattr(transport, "_begin", begin)
+        begin(*arguments)
+        time.sleep(0.45)  # it has begun there, and nothing of that has arrived here
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(transport, "_begin", once)
+    with pytest.raises(KeyboardInterrupt):
+        transport.run(words, env=PATH, timeout=60)
+    wait_until(lambda: not goes_on(), 10)
+    time.sleep(1)  # nor does it come later
+    assert not goes_on()
+    line.close()

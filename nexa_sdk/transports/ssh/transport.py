@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["SshTransport"]
 
 QUESTION = 60.0  # seconds for what only reads
+STARTING = 5.0  # seconds that a command which is interrupted has to say which process it is
 AT_ONCE = 1 << 16  # bytes that a session takes without being read from
 _EXEC = 98  # SSH_MSG_CHANNEL_REQUEST
 
@@ -104,9 +105,13 @@ class SshTransport(Transport):
         try:
             with self.connection.session(timeout=timeout) as channel:
                 deadline = time.monotonic() + timeout  # not before: a person may take a minute to find a one-time code
-                self._begin(channel, started, stdin)
-                for is_error, piece in self._pieces(channel, deadline):
-                    (errors if is_error else output).extend(piece)
+                try:
+                    self._begin(channel, started, stdin)
+                    for is_error, piece in self._pieces(channel, deadline):
+                        (errors if is_error else output).extend(piece)
+                except KeyboardInterrupt:
+                    self._hear_start(channel, started, output)
+                    raise
                 # The exit status may be here before the last of what was printed: without the host's EOF that is cut.
                 is_whole = channel.eof_received and channel.exit_status_ready()
                 code = channel.recv_exit_status() if is_whole else -1
@@ -172,6 +177,16 @@ class SshTransport(Transport):
                     time.sleep(0.001)
                 else:
                     bell.poll(min(left, 1.0) * 1000)
+
+    def _hear_start(self, channel: paramiko.Channel, started: Started, output: bytearray) -> None:
+        """Hear which process a command is that was interrupted on its way there; once its session is closed nobody says it."""
+        with contextlib.suppress(TimeoutError, OSError, EOFError):
+            deadline = time.monotonic() + STARTING
+            while find_start(started, bytes(output)) is None:
+                is_error, piece = next(self._pieces(channel, deadline), (True, b""))
+                if not piece:  # it is over
+                    return
+                output.extend(b"" if is_error else piece)
 
     def _give_up(self, channel: paramiko.Channel | None, started: Started, output: bytes) -> None:
         """End a command that took too long or was interrupted, as far as the host still answers; its own session is closed by now."""
