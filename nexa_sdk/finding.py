@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nexa_sdk.errors import RunNotFound
 from nexa_sdk.records import ArrayRecord, RunRecord, read_description
@@ -43,17 +42,24 @@ def find_on(cluster: Cluster, run_id: str) -> RunRecord:
     plan = transport.read(f"{folder}/plan.json")
     if not plan:
         raise RunNotFound(f"{folder} on {cluster.url} holds no plan.json: its launch was cut short before it arrived")
-    written = json.loads(plan)
-    arrays = _arrays(cluster, folder, written)
-    total = sum(count for _, _, count in written["arrays"])
-    record = RunRecord(written["id"], cluster.url, folder, written.get("digest", ""), total, min(array.at for array in arrays))
+    try:
+        written = json.loads(plan)
+        run, total = written["id"], sum(count for _, _, count in written["arrays"])
+        arrays = _arrays(cluster, folder, run)
+    except RunNotFound:
+        raise
+    except (ValueError, LookupError, TypeError) as error:
+        raise RunNotFound(
+            f"what {folder} on {cluster.url} says of its run can't be read ({error}): a full disk cut it short, or a later nexa_sdk wrote"
+        ) from error
+    record = RunRecord(run, cluster.url, folder, written.get("digest", ""), total, min(array.at for array in arrays))
     cluster.journal.begin(record, written, arrays)
     return record
 
 
-def _arrays(cluster: Cluster, folder: str, written: Mapping[str, Any]) -> list[ArrayRecord]:
+def _arrays(cluster: Cluster, folder: str, run: str) -> list[ArrayRecord]:
     marks = cluster.transport.list(f"{folder}/submitted")
-    described = re.compile(rf"({re.escape(written['id'])}-\d+)\.json")
+    described = re.compile(rf"({re.escape(run)}-\d+)\.json")
     tokens = sorted({match[1] for name in marks if (match := described.fullmatch(name))}, key=lambda token: int(token.rpartition("-")[2]))
     if not tokens:
         raise RunNotFound(f"{folder} on {cluster.url} does not say which arrays it has: it was launched by an older nexa_sdk")
@@ -62,5 +68,5 @@ def _arrays(cluster: Cluster, folder: str, written: Mapping[str, Any]) -> list[A
     found = []
     for token in tokens:
         job_id = (files.get(f"{token}.claim") or files.get(token) or b"").decode().strip() or None
-        found.append(read_description(files[f"{token}.json"], run=written["id"], job_id=job_id))
+        found.append(read_description(files[f"{token}.json"], run=run, job_id=job_id))
     return found

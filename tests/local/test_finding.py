@@ -39,3 +39,14 @@ def test_what_is_no_run_is_not_found(local: Cluster) -> None:
     Path(local.runs_folder, "train-1x").mkdir()
     with pytest.raises(RunNotFound, match="may be any of train-12345678, train-1x"):
         attach("train-1", cluster=local)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "submitted/{}-0.json"])
+@pytest.mark.parametrize("content", ['{"id": "train-123', "[]", "{}", '"\xff"'])
+def test_a_run_whose_files_were_cut_short_is_said(local: Cluster, program, name: str, content: str) -> None:
+    run = local.launch(Sweep(program("")), time="0:05:00").wait(progress=False)
+    for path in Journal().path.parent.glob("journal.sqlite*"):
+        path.unlink()
+    Path(run.folder, name.format(run.id)).write_text(content, encoding="latin-1")
+    with pytest.raises(RunNotFound, match="can't be read .*: a full disk cut it short"):
+        attach(run.id, cluster=local)
