@@ -101,6 +101,8 @@ class Cluster:
             raise InvalidInput(
                 f"runs={given!r}: a line break, a double quote or a backslash can't stand in an #SBATCH line; choose another"
             )
+        if given is not None and not self._is_here and re.match(r"~[^/]|\$", given):
+            raise InvalidInput(f"runs={given!r}: variables and other users' homes are not looked up on the cluster; give the whole path")
         self._runs = given
 
     @classmethod
@@ -512,7 +514,11 @@ class Cluster:
         }
         if self._hosts is None:
             return sync(self, path, destination, **options)
-        return together(self.url, {name: sync(Cluster(str(host)), path, destination, **options) for name, host in self._hosts.items()})
+        return together(self.url, {name: sync(self._one(host), path, destination, **options) for name, host in self._hosts.items()})
+
+    def _one(self, host: Address) -> Cluster:
+        """Return one of its bare machines as a cluster of its own, with the same folder of runs."""
+        return Cluster(str(host), runs=self._runs)
 
     def run(self, record: RunRecord) -> Run:
         """Return the handle on a run of this cluster."""

@@ -532,6 +532,8 @@ def test_syncing_to_all_and_fetching_from_each(two: Cluster, hosts: Hosts, tmp_p
     assert sorted(zip(table["host"], table["action"], table["path"], strict=True)) == [
         (name, "add", "tool.sh") for name in ("gpu1", "gpu2")
     ]
+    with pytest.raises(InvalidInput, match="lies in the folder of runs"):
+        Cluster.hosts("gpu1", "gpu2", runs="/root/scratch").sync(destination="/root/scratch/synced", progress=False)
     synced = two.sync(destination="/root/.nexa/work", progress=False)
     assert (synced.sent, synced.files, synced.cluster) == (2, 2, two.url)
     run = two.launch(Sweep("sh tool.sh", {"n": range(8)}, style="env"), time="0:05:00", workdir="/root/.nexa/work")

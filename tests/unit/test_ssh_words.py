@@ -11,6 +11,7 @@ import paramiko
 import pytest
 from hypothesis import strategies as st
 
+from nexa_sdk import Cluster
 from nexa_sdk.errors import ClusterError, HostKeyChanged, HostKeyUnknown, InvalidInput
 from nexa_sdk.transports.ssh import config as config_module
 from nexa_sdk.transports.ssh import host_keys
@@ -58,6 +59,13 @@ def test_addresses_of_several_hosts_that_are_none(text: str) -> None:
     with pytest.raises(InvalidInput) as error:
         read_hosts(text)
     assert "pw" not in str(error.value)
+
+
+@pytest.mark.parametrize("runs", ["~ada/runs", "$SCRATCH/runs"])
+def test_a_folder_of_runs_that_nobody_looks_up_is_refused(runs: str) -> None:
+    for where in ("ssh://login", "hosts://gpu1,gpu2"):
+        with pytest.raises(InvalidInput, match="give the whole path"):
+            Cluster(where, runs=runs)
 
 
 @pytest.mark.parametrize(
