@@ -126,6 +126,9 @@ class Cluster:
         InvalidInput
             For a name that can't be meant, or that is given twice.
         """
+        for name in names:
+            if not isinstance(name, str):
+                raise InvalidInput(f"{name!r} is no host; give each as a text of its own: Cluster.hosts('gpu1', 'gpu2')")
         return cls(HOSTS + ",".join(names), runs=runs)
 
     @property

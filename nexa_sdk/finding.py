@@ -50,7 +50,7 @@ def find_on(cluster: Cluster, run_id: str) -> RunRecord:
         raise
     except (ValueError, LookupError, TypeError) as error:
         raise RunNotFound(
-            f"what {folder} on {cluster.url} says of its run can't be read ({error}): a full disk cut it short, or a later nexa_sdk wrote"
+            f"{folder} on {cluster.url} can't be read ({error}): a full disk cut it short, or it is of a later nexa_sdk"
         ) from error
     record = RunRecord(run, cluster.url, folder, written.get("digest", ""), total, min(array.at for array in arrays))
     cluster.journal.begin(record, written, arrays)

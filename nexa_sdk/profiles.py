@@ -259,10 +259,14 @@ class _File(TomlFile):
         from urllib.parse import urlsplit
 
         address = self._words(place, given)
-        parts = urlsplit(address)
-        if "@" in parts.netloc:  # it is not shown
+        if "@" in address.partition("//")[2].partition("/")[0]:  # it is not shown
             self.fail(place, f"{place[-1]} holds a name or a password; leave it out")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        try:
+            parts = urlsplit(address)
+            is_meant = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # no IPv6 address, or no port
+            is_meant = False
+        if not is_meant or parts.query or parts.fragment:
             self.fail(place, f"{place[-1]} = {address!r} is no address; write http://host:9090")
         return address.rstrip("/")
 

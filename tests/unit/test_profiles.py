@@ -161,6 +161,10 @@ def test_what_lies_above_the_users_own_folders_is_not_read(tmp_path: Path, monke
         ('[clusters.a]\nhost = "ssh://h:x"\n', 2, "'x' is no port"),
         ('[clusters.a]\nhost = "ssh://h/scratch"\n', 2, "is no address"),
         ('[clusters.a]\nhost = "ssh://ada:hush@h"\n', 2, "host holds a password"),
+        *(
+            (f'[clusters.a]\nhost = "slurm"\nprometheus = "{address}"\n', 3, "is no address; write http://host:9090")
+            for address in ("http://[::1", "http://prom:x", "http://prom:99999", "http://", "prom:9090")
+        ),
         ('[clusters.a]\nhost = "slurm"\nruns = "runs"\n', 3, "depends on where one stands"),
         ('[clusters.a]\nhost = "slurm"\nruns = "/a\\"b"\n', 3, "double quote"),
         ('[clusters.a]\nhost = "slurm"\nruns = ["/a"]\n', 3, "runs is text, not a list"),

@@ -61,6 +61,11 @@ def test_addresses_of_several_hosts_that_are_none(text: str) -> None:
     assert "pw" not in str(error.value)
 
 
+def test_a_list_of_hosts_is_no_host() -> None:
+    with pytest.raises(InvalidInput, match=r"\['gpu1', 'gpu2'\] is no host; give each as a text of its own"):
+        Cluster.hosts(["gpu1", "gpu2"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("runs", ["~ada/runs", "$SCRATCH/runs"])
 def test_a_folder_of_runs_that_nobody_looks_up_is_refused(runs: str) -> None:
     for where in ("ssh://login", "hosts://gpu1,gpu2"):
