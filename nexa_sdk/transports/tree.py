@@ -71,6 +71,8 @@ _FOLDERS = r"""cd -- "$1" && xargs -0 mkdir -p --"""
 # What is young another sync may be at.
 _TIDY = r"""cd -- "$1" && find "./$2/partial" -type f -mmin +10 -exec rm -f -- {} + """
 
+_DIGEST = r"""cd -- "$1" && sha256sum -- "$2" """
+
 _ROOM = r"""cd -- "$1" && head -c 65536 /dev/zero > "$2/room"; code=$?; rm -f -- "$2/room"; exit $code"""
 
 _FIND = r"""
@@ -174,6 +176,10 @@ class Tree:
     def tidy(self) -> None:
         """Remove what earlier syncs that were cut left half there."""
         self._run(_TIDY, OURS)
+
+    def digest(self, name: str) -> str:
+        """Return the SHA-256 of a file of ours."""
+        return self._run(_DIGEST, name, timeout=LONG).partition(" ")[0]
 
     def why_full(self) -> str:
         """Try to write a little, and return what the system says against it; nothing where it can be written."""

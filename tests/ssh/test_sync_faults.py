@@ -24,6 +24,8 @@ from nexa_sdk import Cluster, syncing
 from nexa_sdk.errors import CommandFailed, CommandTimeout
 from nexa_sdk.manifest import OURS
 from nexa_sdk.transports.moving import Limit
+from nexa_sdk.transports.ssh.files import _mark
+from nexa_sdk.transports.tree import Tree
 
 LARGE, SMALL = 6_000_000, 40  # bytes of the one large file, and how many small ones
 
@@ -96,6 +98,34 @@ def test_what_arrived_in_part_is_not_sent_again(
     assert line.cuts == 1
     assert line.passed["up"] - before < LARGE * 1.6, "it began anew"
     assert digests(there) == digests(project)
+
+
+def test_what_two_syncs_left_half_there_is_found_out(line: Line, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_sftp(monkeypatch)
+    cluster, there = Cluster(f"ssh://127.0.0.1:{line.port}"), tmp_path / "there"
+    content, status = (project / "large.bin").read_bytes(), os.stat(project / "large.bin")
+    (there / OURS / "partial").mkdir(parents=True)
+    twice = content[:1_000_000] * 2  # each wrote the same
+    (there / OURS / "partial" / _mark(b"large.bin", LARGE, status.st_mtime_ns)).write_bytes(twice)
+    cluster.sync(project, str(there), progress=False)
+    assert digests(there) == digests(project)
+
+
+def test_what_arrived_in_part_and_is_too_long_begins_anew(
+    line: Line, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_sftp(monkeypatch)
+    cluster, there, back = Cluster(f"ssh://127.0.0.1:{line.port}"), tmp_path / "there", tmp_path / "back"
+    status = os.stat(project / "large.bin")
+    for folder, mtime in ((there, status.st_mtime_ns), (back, int(status.st_mtime) - 1)):  # SFTP gives a young copy an older time
+        (folder / OURS / "partial").mkdir(parents=True)
+        with (folder / OURS / "partial" / _mark(b"large.bin", LARGE, mtime)).open("wb") as file:
+            file.truncate(LARGE + 1)
+    cluster.sync(project, str(there), progress=False)
+    assert digests(there) == digests(project)
+    mover = syncing.choose_mover(cluster.transport, Tree(cluster.transport, str(there)).find(["large.bin"])[1])
+    mover.pull(str(there), [b"large.bin"], os.fsencode(back), told=lambda _: None, limit=Limit(None))
+    assert digests(back)["large.bin"] == digests(project)["large.bin"]
 
 
 def test_a_line_that_is_cut_again_and_again(line: Line, project: Path, tmp_path: Path) -> None:

@@ -75,14 +75,15 @@ class SftpMover(Mover):
                 told(item)
                 if not dry_run:
                     limit.check()
-                    self._send(sftp, root, item.name, folder, sources[item.name], pace, limit)
+                    self._send(sftp, root, item.name, tree, sources[item.name], pace, limit)
 
     def _send(
-        self, sftp: paramiko.SFTPClient, root: bytes, name: bytes, folder: str, status: os.stat_result, pace: Pace, limit: Limit
+        self, sftp: paramiko.SFTPClient, root: bytes, name: bytes, tree: Tree, status: os.stat_result, pace: Pace, limit: Limit
     ) -> None:
         self._at = name
-        source, target = os.path.join(root, name), _there(folder, name)
-        partial = _there(folder, f"{OURS}/partial/{_mark(name, status.st_size, status.st_mtime_ns)}".encode())
+        source, target = os.path.join(root, name), _there(tree.folder, name)
+        half = f"{OURS}/partial/{_mark(name, status.st_size, status.st_mtime_ns)}"
+        partial = _there(tree.folder, half.encode())
         if stat.S_ISLNK(status.st_mode):
             with contextlib.suppress(FileNotFoundError):
                 sftp.remove(partial)
@@ -90,6 +91,10 @@ class SftpMover(Mover):
         else:
             with open(source, "rb") as ours, sftp.open(partial, "ab") as theirs:
                 size = theirs.stat().st_size or 0
+                if size > status.st_size:  # two syncs at once wrote to it
+                    theirs.truncate(0)
+                    size = 0
+                begun = size
                 theirs.set_pipelined(True)
                 ours.seek(size)
                 pace.skip(size)
@@ -101,10 +106,14 @@ class SftpMover(Mover):
                     self.moved += len(piece)
             if sftp.stat(partial).st_size != size:
                 raise OSError(f"{os.fsdecode(name)} arrived in part")
+            if begun and tree.digest(half) != _digest(source):  # two at once, that were cut
+                sftp.remove(partial)
+                return self._send(sftp, root, name, tree, status, pace, limit)
             sftp.chmod(partial, stat.S_IMODE(status.st_mode))
             mtime = _told(status.st_mtime)
             sftp.utime(partial, (mtime, mtime))
         sftp.posix_rename(partial, target)
+        return None
 
     # ---- here ----------------------------------------------------------------------------------
 
@@ -136,6 +145,8 @@ class SftpMover(Mover):
         partial, target = os.path.join(store, _mark(item.name, item.size, mtime).encode()), os.path.join(to, item.name)
         with open(partial, "ab") as ours, sftp.open(_there(folder, item.name), "rb") as theirs:
             size = ours.tell()
+            if size > item.size:
+                size = ours.truncate(0)
             theirs.seek(size)
             _ask_ahead(theirs, item.size)
             pace.skip(size)
@@ -212,6 +223,11 @@ def _text(target: bytes) -> str | bytes:
 def _mark(name: bytes, size: int, mtime: int) -> str:
     """Name what is half there, so that a file that changed meanwhile begins anew."""
     return hashlib.sha256(b"%b %d %d" % (name, size, mtime)).hexdigest()[:32]
+
+
+def _digest(path: bytes) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _told(mtime: float) -> int:
