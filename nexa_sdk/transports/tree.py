@@ -198,8 +198,11 @@ class Tree:
         program, version, *rest = answer.stdout.split("\n")
         found = {}
         for record in _records("".join(rest)):
-            size, mtime, name = record.split(b" ", 2)
-            found[name.removeprefix(b"./").removeprefix(b"./")] = Entry(int(size), float(mtime))
+            size, mtime, path = record.split(b" ", 2)
+            name = path.removeprefix(b"./").removeprefix(b"./")
+            if name.startswith(b"/") or b".." in name.split(b"/"):  # it would be written outside of the folder here
+                raise ClusterError(f"{self.folder} is said to hold {path!r}, which no search finds there; nothing was brought from it")
+            found[name] = Entry(int(size), float(mtime))
         return found, Seen("", None, program, version)
 
     def _run(self, script: str, *arguments: str, stdin: bytes = b"", timeout: float = QUESTION) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile import HOSTILE
 from loopback import Line
 
 from nexa_sdk import Cluster, Sweep, fetching, syncing
-from nexa_sdk.errors import InvalidInput
+from nexa_sdk.errors import ClusterError, InvalidInput
 from nexa_sdk.manifest import OURS
+from nexa_sdk.transports.base import Completed
+from nexa_sdk.transports.tree import _FIND
 
 WRITE = 'mkdir -p checkpoints/$n && echo "model $n" > checkpoints/$n/model.pt && echo "old $n" > checkpoints/$n/old.pt && echo log $n'
 
@@ -98,6 +103,39 @@ def test_any_name_comes_back(place: Place) -> None:
     for name in HOSTILE:
         assert (place.to / "out" / f"{name}.d" / name).read_bytes() == os.fsencode(name)
     assert [path.name for path in place.to.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["./../evil.txt", "/{}/evil.txt", "./out/../../evil.txt"])
+def test_a_cluster_that_names_what_lies_elsewhere_writes_nothing_here(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (place.workdir / "out").mkdir()
+    (tmp_path / "evil.txt").write_text("evil")
+    run = place.cluster.transport.run
+    told = base64.b64encode(f"4 0 {name.format(tmp_path)}\0".encode()).decode()
+
+    def lying(argv: list[str], **options: Any) -> Completed:
+        answer = run(argv, **options)
+        return (
+            replace(answer, stdout="\n".join([*answer.stdout.split("\n")[:2], told]))
+            if _FIND in argv and str(place.workdir) in argv
+            else answer
+        )
+
+    monkeypatch.setattr(place.cluster.transport, "run", lying)
+    with pytest.raises(ClusterError, match="which no search finds there; nothing was brought"):
+        fetching.fetch(
+            "run-1",
+            place.cluster.transport,
+            folder=str(place.folder),
+            workdir=str(place.workdir),
+            patterns=["**"],
+            to=tmp_path / "laptop" / "to",
+            overwrite=False,
+            timeout=30,
+            progress=False,
+        )
+    assert not (tmp_path / "laptop").exists()
 
 
 def test_a_link_brings_what_it_leads_to(place: Place, tmp_path: Path) -> None:
