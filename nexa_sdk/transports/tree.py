@@ -71,7 +71,10 @@ _FOLDERS = r"""cd -- "$1" && xargs -0 mkdir -p --"""
 # What is young another sync may be at.
 _TIDY = r"""cd -- "$1" && find "./$2/partial" -type f -mmin +10 -exec rm -f -- {} + """
 
-_DIGEST = r"""cd -- "$1" && sha256sum -- "$2" """
+_DIGEST = r"""
+cd -- "$1" || exit 73
+if command -v sha256sum > /dev/null 2>&1; then sha256sum -- "$2"; else shasum -a 256 -- "$2"; fi
+"""
 
 _ROOM = r"""cd -- "$1" && head -c 65536 /dev/zero > "$2/room"; code=$?; rm -f -- "$2/room"; exit $code"""
 
