@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Draft", "DraftError", "Parameter"]
 
-FEW, MOST = 50, 10**9  # trials that are drawn to see what is wrong, and to launch
-MOST_STEPS = 10_000  # of a range that is written out
+FEW, MOST = 50, 10**6  # trials that are drawn to see what is wrong, and at most
+MOST_IN_RANGE = 10**9
+MOST_NUMBER = 1e300  # of a limit: what is worked out with it stays finite
+MOST_STEPS = 10_000  # of a range that is written out, and to choose from
 MOST_WRITTEN = 1000  # explicit trials of a sweep that is written down
 
 KINDS = {
@@ -82,14 +84,23 @@ class Parameter:
         """
         if self.kind in ("values", "zipped", "fixed", "choice"):
             _, found = read_parameter(f"x={_without_spaces(self.text)}")
-            values = [_plain(value) for value in found] if isinstance(found, (list, range)) else [_plain(found)]
+            if isinstance(found, range):  # stays one, however long
+                if found.stop - found.start > MOST_IN_RANGE:
+                    raise SweepError(f"{self.text.strip()} are more than {MOST_IN_RANGE:,} values; write fewer")
+                values: Sequence[Any] = found
+            else:
+                values = [_plain(value) for value in found] if isinstance(found, list) else [_plain(found)]
             if self.kind == "fixed":
                 if len(values) != 1:
-                    raise SweepError(f"{self.text!r} are {len(values)} values; write one, or choose another kind")
+                    raise SweepError(f"{self.text!r} are {len(values):,} values; write one, or choose another kind")
                 return values[0]
             if values == [""]:
                 raise SweepError(f"it has no values; write {KINDS[self.kind]}")
-            return distributions.choice(tuple(values)) if self.kind == "choice" else values
+            if self.kind == "choice":
+                if len(values) > MOST_STEPS:
+                    raise SweepError(f"{self.text.strip()} are {len(values):,} values to choose from; randint draws from a long range")
+                return distributions.choice(tuple(values))
+            return values
         numbers = self._numbers(3 if self.kind.endswith("range") else 2)
         if self.kind in _DRAWN:
             return _DRAWN[self.kind](*numbers)
@@ -101,6 +112,10 @@ class Parameter:
             numbers = [_number(word) for word in words]
         except ValueError:
             raise SweepError(f"{self.text!r} are no numbers; write {KINDS[self.kind]}") from None
+        if not all(abs(number) < MOST_NUMBER for number in numbers):  # NaN neither
+            raise SweepError(f"{self.text!r} are no finite numbers; write {KINDS[self.kind]}")
+        if self.kind == "randint" and not all(isinstance(number, int) for number in numbers):
+            raise SweepError(f"{self.text!r} are no whole numbers, of which randint draws; uniform draws others")
         if len(numbers) != count:
             raise SweepError(f"{self.text!r} are {len(numbers)} numbers; write {KINDS[self.kind]}")
         return numbers
@@ -108,17 +123,15 @@ class Parameter:
     def python(self) -> str:
         """Write its values as Python."""
         if self.kind in _DRAWN or self.kind == "choice":
-            words = ", ".join(map(repr, self._numbers(2))) if self.kind in _DRAWN else repr(list(self.read().options))
+            words = ", ".join(map(repr, self._numbers(2))) if self.kind in _DRAWN else _listed(self.read().options)
             return f"{self.kind}({words})"
         return _listed(self.read())
 
     def yaml(self) -> str:
         """Write its values as YAML's flow style."""
         if self.kind in _DRAWN or self.kind == "choice":
-            words = ", ".join(map(repr, self._numbers(2))) if self.kind in _DRAWN else ", ".join(map(_yaml, self.read().options))
-            return f"{{{self.kind}: [{words}]}}"
-        found = self.read()
-        return f"[{', '.join(map(_yaml, found))}]" if isinstance(found, list) else _yaml(found)
+            return f"{{{self.kind}: {_yaml(self._numbers(2) if self.kind in _DRAWN else self.read().options)}}}"
+        return _yaml(self.read())
 
 
 @dataclass(frozen=True)
@@ -258,6 +271,8 @@ class Draft:
             text = getattr(self, key).strip()
             if text and not re.fullmatch(r"-?[0-9]+", text):
                 problems[key] = f"{text!r} is no whole number"
+            elif text and key == "n" and (len(text) > len(str(MOST)) or not 1 <= int(text) <= MOST):
+                problems[key] = f"{text} trials can't be drawn: give a number from 1 to {MOST:,}"
             elif text and (parts["sample"] or key == "n"):
                 options[key] = min(int(text), most) if key == "n" else int(text)
         if parts["sample"] and "n" not in options and "n" not in problems:
@@ -287,10 +302,12 @@ class Draft:
 
     def _field_of(self, complaint: str) -> str:
         """Return the field that a complaint of the sweep is about."""
+        first = complaint.partition("=")[0].split(" ")[0]
+        if first == "name":
+            return first
         for place, parameter in enumerate(self.parameters):
             if f"{parameter.name!r}" in complaint:
                 return f"parameter {place}"
-        first = complaint.partition("=")[0].split(" ")[0]
         if first == "zipped":  # of different lengths: the last of them is marked
             return f"parameter {max(place for place, parameter in enumerate(self.parameters) if parameter.kind == 'zipped')}"
         return first if first in ("n", "seed", "where", "style", "name") else "command"
@@ -493,6 +510,10 @@ def _field_value(name: str, text: str) -> Any:
 
 
 def _listed(found: Any) -> str:
+    if isinstance(found, tuple) or (isinstance(found, range) and len(found) <= 2):
+        found = list(found)
+    if isinstance(found, range) and found[0] == 0:
+        return f"range({len(found)})"
     if isinstance(found, list) and len(found) > 2 and all(type(value) is int for value in found):
         step = found[1] - found[0]
         if step > 0 and found == list(range(found[0], found[-1] + 1, step)):
@@ -521,6 +542,8 @@ def _yaml(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, range) and len(value) > FEW:
+        return f"{{range: [{value.start}, {value.stop}]}}"
+    if isinstance(value, (list, tuple, range)):
         return f"[{', '.join(map(_yaml, value))}]"
     return repr(value)

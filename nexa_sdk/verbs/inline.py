@@ -13,6 +13,7 @@ __all__ = ["is_parameter", "join_values", "read_parameter"]
 # Names as flags and as Hydra's overrides have them; what is wrong with one for a style, Sweep says.
 _PARAMETER = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@:-]*=")
 _RANGE = re.compile(r"([-+]?\d+)\.\.([-+]?\d+)", re.ASCII)
+MOST_LISTED = 10**6  # of a range among other values
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -30,7 +31,7 @@ def read_parameter(word: str) -> tuple[str, Scalar | Sequence[Scalar]]:
     Raises
     ------
     SweepError
-        For a range that goes downwards.
+        For a range that goes downwards, and for a very long one among other values.
 
     Examples
     --------
@@ -45,7 +46,10 @@ def read_parameter(word: str) -> tuple[str, Scalar | Sequence[Scalar]]:
         return name, _range(name, parts[0])
     values: list[Scalar] = []
     for part in parts:
-        values += _range(name, part) if _RANGE.fullmatch(part) else [_value(part)]
+        found = _range(name, part) if _RANGE.fullmatch(part) else [_value(part)]
+        if isinstance(found, range) and found.stop - found.start > MOST_LISTED:
+            raise SweepError(f"parameter {name!r}: {part} are more than {MOST_LISTED:,} values; so long a range stands alone")
+        values += found
     return name, values
 
 

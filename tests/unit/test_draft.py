@@ -36,9 +36,23 @@ def test_what_is_written_for_a_grid(kind, text, values):
     assert [type(value) for value in found] == [type(value) for value in values] or kind == "range"
 
 
+def test_a_long_range_costs_nothing_while_it_is_written():
+    draft = Draft(command="p", parameters=[Parameter("x", "values", "1..1000000000")])
+    assert draft.count() == 10**9
+    assert draft.sweep()[10**9 - 1] == {"x": 10**9}
+    assert "grid={'x': range(1, 1000000001)}" in draft.python()
+    assert "x: {range: [1, 1000000001]}" in draft.yaml()
+    for kind, text in (("values", "0..99999999999999999999999"), ("values", "1, 0..99999999999"), ("choice", "0..999999999")):
+        assert "values" in Draft(command="p", n="1", parameters=[Parameter("x", kind, text)]).problems()["parameter 0"]
+
+
 @pytest.mark.parametrize(
     ("parameter", "words"),
     [
+        (Parameter("x", "uniform", "0, inf"), "no finite numbers; write low, high"),
+        (Parameter("x", "normal", "nan, 1"), "no finite numbers; write mean, deviation"),
+        (Parameter("x", "range", f"1, {'1' * 400}, 3"), "no finite numbers"),
+        (Parameter("x", "randint", "0.5, 2.5"), "no whole numbers, of which randint draws"),
         (Parameter("x", "values", ""), "it has no values"),
         (Parameter("x", "fixed", "1, 2"), "are 2 values"),
         (Parameter("x", "range", "0, 1"), "are 2 numbers; write first, last, how many"),
@@ -59,6 +73,10 @@ def test_every_field_that_is_wrong_is_named():
     draft = Draft(command=" ", n="many", job={"time": "soon", "gpus": "-1", "partition": "a b"}, env="X", budget="fifty", where="lr <")
     assert draft.problems().keys() == {"command", "n", "where", "env", "budget"}
     assert Draft(command="p", job={"time": "soon", "gpus": "-1"}).problems().keys() == {"time", "gpus"}
+    drawn = [Parameter("x", "uniform", "0, 1")]
+    for n in ("0", "-5", "1000000000", "9" * 5000):
+        assert Draft(command="p", parameters=drawn, n=n).problems().keys() == {"n"}
+    assert Draft(command="p", parameters=drawn, n="5", name="(x").problems().keys() == {"name"}
 
 
 def test_a_condition_in_the_parameters_own_names():
