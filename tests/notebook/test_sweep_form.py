@@ -94,6 +94,39 @@ def test_what_is_wrong_stands_at_its_field_and_goes_again(form):
     assert len(form.plan.sweep) == 3
 
 
+def test_what_is_wrong_leaves_no_preview_of_what_was_written_before(form):
+    wait_until(lambda: form.plan is not None)
+    form._rows.children[0].values_text.value = "1, 2, 3"
+    form._rows.children[0].kind.value = "randint"
+    assert "are 3 numbers" in form._rows.children[0].children[-1].value, "under the row, where there is room for it"
+    shown = [form._said, form._trials, form._script]
+    assert [widget.value for widget in shown] == ["", "", ""]
+    texts = {form._python.value, form._yaml.value, *(button.text for button in form._copies.values())}
+    assert [text.startswith("# not yet: parameter 0: ") for text in texts] == [True]
+    assert form._launch.description == "Launch"
+    form._rows.children[0].kind.value = "values"
+    wait_until(lambda: form.plan is not None)
+    assert all(widget.value for widget in shown)
+    form._fields["where"].input.value = "y < 1"  # which only the trials tell
+    wait_until(lambda: "✗" in form._said.value, 60)
+    assert "where=lambda trial: y < 1" in form._python.value
+    assert not form._trials.value
+    assert "counting" not in form._counted.value
+    with pytest.raises(InvalidInput, match="no script yet"):
+        form._save_script()
+
+
+def test_a_script_can_be_saved_after_its_launch(form):
+    wait_until(lambda: form.plan is not None)
+    script = form.plan.script
+    form._launch.click()
+    wait_until(lambda: form.run is not None and "launch" not in form._working)
+    form._save_script()
+    assert Path("job.sbatch").read_text() == script
+    assert form._check.disabled, "there is nothing to ask about"
+    form.run.wait(timeout=240, progress=False)
+
+
 def test_the_order_of_parameters_and_what_goes_side_by_side(form):
     form._add("y")
     row = form._rows.children[1]

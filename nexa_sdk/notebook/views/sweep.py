@@ -76,6 +76,7 @@ class SweepView(View):
         if cluster is not None:
             self.draft = _changed(self.draft, cluster=cluster.name)
         self.plan: Plan | None = None
+        self._seen: Plan | None = None  # of which the preview is; a launch leaves it
         self.run: Run | None = None
         self._offered: dict[str, ProgramParameter] = {}
         self._read_of: tuple[str, float] | None = None
@@ -254,12 +255,13 @@ class SweepView(View):
 
         narrow = {"description_width": "3.5em"}
         name = w.Combobox(value=parameter.name, options=list(self._offered))
-        field = Field("Name", name, width="15em")
+        words = w.HTML(layout={"width": "calc(100% - 4em)", "margin": "0 0 0 4em"})  # under the whole row
+        field = Field("Name", name, width="15em", words=words)
         kind = w.Dropdown(options=list(KINDS), value=parameter.kind, description="Kind", style=narrow, layout={"width": "12em"})
         text = w.Text(value=parameter.text, description="Values", placeholder=KINDS[parameter.kind], style=narrow, layout={"width": "22em"})
         up = w.Button(icon="arrow-up", tooltip="Move up: the last one varies fastest", layout={"width": "auto"})
         remove = w.Button(icon="trash", tooltip=f"Remove {parameter.name}", description="Remove", layout={"width": "auto"})
-        row = w.HBox([field, kind, text, up, remove], layout={"flex_flow": "row wrap"})
+        row = w.HBox([field, kind, text, up, remove, words], layout={"flex_flow": "row wrap"})
         name.style.description_width = narrow["description_width"]
         row.field, row.kind, row.values_text, row.name_input = field, kind, text, name
 
@@ -325,6 +327,8 @@ class SweepView(View):
             self._counted.value = (
                 f"<b>Not yet</b>: {html.escape('; '.join(problems.values()))}" if draft.command.strip() else "<b>A new sweep</b>"
             )
+            not_yet = f"# not yet: {DraftError(problems)}"
+            self._put_nothing("", {"python": not_yet, "yaml": not_yet})
             return
         count = draft.count()
         self._counted.value = f"<b>{count:,} trial{'s' if count != 1 else ''}</b>" if count is not None else "<b>counting …</b>"
@@ -344,31 +348,40 @@ class SweepView(View):
 
     def _preview(self, draft: Draft) -> tuple[Draft, Plan | None, dict[str, Any]]:
         """Plan it, in a thread; what is wrong with the plan is said, too."""
+        told = {}
         try:
+            told["python"] = draft.python()
+            told["yaml"] = _yaml_or_why_not(draft)
             plan = self._where(draft.cluster).plan(draft.sweep(), draft.job_object(), budget=draft.budget_object(), allow_unknown=False)
-            told = {
-                "script": plan.script,
-                "trials": sweep_picture.trials_html(plan.sweep),
-                "said": sweep_picture.said_html(plan),
-                "button": sweep_picture.button_text(plan),
-            }
+            told["script"] = plan.script
+            told["trials"] = sweep_picture.trials_html(plan.sweep)
+            told["said"] = sweep_picture.said_html(plan)
+            told["button"] = sweep_picture.button_text(plan)
         except InvalidInput as error:
-            return draft, None, {"wrong": str(error)}
-        told["python"] = draft.python()
-        try:
-            told["yaml"] = draft.yaml()
-        except DraftError as error:
-            told["yaml"] = f"# {error}"
+            return draft, None, {"python": "", "yaml": "", **told, "wrong": str(error)}
         return draft, plan, told
+
+    def _put_nothing(self, said: str, told: Mapping[str, str]) -> None:
+        """Show no preview but these texts: what was previewed before is not what is written by now."""
+        self._seen = None
+        self._said.value, self._trials.value, self._script.value = said, "", ""
+        self._launch.description = "Launch"
+        self._put_texts(told)
+
+    def _put_texts(self, told: Mapping[str, str]) -> None:
+        self._python.value, self._yaml.value = told["python"], told["yaml"]
+        for name, button in self._copies.items():
+            button.text = told[name.lower()]
 
     def _put_preview(self, previewed: tuple[Draft, Plan | None, dict[str, Any]]) -> None:
         draft, plan, told = previewed
         if draft is not self.draft:
             return
         if plan is None:
-            self._said.value = f'<div role="alert">✗ {html.escape(told["wrong"])}</div>'
+            self._counted.value = "<b>Not yet</b>"
+            self._put_nothing(f'<div role="alert">✗ {html.escape(told["wrong"])}</div>', told)
             return
-        self.plan = plan
+        self.plan = self._seen = plan
         count = len(plan.sweep)
         self._counted.value = f"<b>{count:,} trial{'s' if count != 1 else ''}</b>"
         self._said.value = told["said"]
@@ -376,9 +389,7 @@ class SweepView(View):
         same = told["script"].replace(plan.id, "…")
         self._script.value = sweep_picture.marked_script(told["script"], same, self._before or same)
         self._before = same
-        self._python.value, self._yaml.value = told["python"], told["yaml"]
-        for name, button in self._copies.items():
-            button.text = told[name.lower()]
+        self._put_texts(told)
         self._launch.description = told["button"]
         self._launch.disabled = self._check.disabled = False
 
@@ -431,7 +442,8 @@ class SweepView(View):
         from nexa_sdk.notebook.views.run import RunView
 
         if self.plan is plan:  # else the form stands for another by now
-            self._launch.description, self._launch.disabled = f"Launched {run.id}", True
+            self._launch.description = f"Launched {run.id}"
+            self._launch.disabled = self._check.disabled = True
             self.plan = None
         self.run = run
         if self._part is not None:
@@ -441,9 +453,9 @@ class SweepView(View):
         self._save()
 
     def _save_script(self) -> None:
-        if self.plan is None:
+        if self._seen is None:
             raise InvalidInput("there is no script yet: something is wrong above")
-        path, script = Path(self._path.value.strip()).expanduser(), self.plan.script
+        path, script = Path(self._path.value.strip()).expanduser(), self._seen.script
         if not path.name:
             raise InvalidInput("say which file the script goes to, as in job.sbatch")
 
@@ -456,6 +468,13 @@ class SweepView(View):
             self._question.ask(words, "Overwrite it", write, lambda _: None, doing="")
             return
         write()
+
+
+def _yaml_or_why_not(draft: Draft) -> str:
+    try:
+        return draft.yaml()
+    except DraftError as error:
+        return f"# {error}"
 
 
 def _changed(draft: Draft, **fields: Any) -> Draft:
