@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Painter", "Picture", "Row"]
 
 COLUMNS = 300  # spans of time that a picture has at most
+RECENT = 100  # samples that tell how far apart they are
+SPARSE = 1.5  # seconds from one sample to the next, from which on a span of time is as long as that, or longer
 _LENGTHS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)  # s
 
 
@@ -100,8 +102,10 @@ class Painter:
                 self._firsts[id(one)] = _first(one)
         first = min(self._firsts[id(one)] for one in series)
         last = max(float(one.time(one.count() - 1)[0]) for one in series)
+        least = _apart(series)
         length = next(
-            (length for length in _LENGTHS if (last - first) / length <= self.columns - 1), math.ceil((last - first) / self.columns)
+            (length for length in _LENGTHS if length >= least and (last - first) / length <= self.columns - 1),
+            math.ceil((last - first) / self.columns),
         )
         origin = math.floor(first / length) * length
         spans = int((last - origin) // length) + 1
@@ -153,6 +157,15 @@ class Painter:
 
 def _first(one: Series) -> float:
     return float(one.time()[0] - min(1.0, one.covers()[0]))
+
+
+def _apart(series: Sequence[Series]) -> float:
+    """Return how long a span is at least, so that few are empty between one sample and the next: a curve of single points is not seen."""
+    import numpy as np
+
+    apart = [float(np.median(np.diff(one.time(max(0, one.count() - RECENT))))) for one in series if one.count() > 1]
+    least = min(apart, default=0.0)
+    return SPARSE * least if least > SPARSE else 0.0
 
 
 def _curves(one: Series, begin: int) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from comm.base_comm import BaseComm
 from nbclient import NotebookClient
 from until import wait_until
 
-from nexa_sdk import Cluster, Sweep
+from nexa_sdk import Cluster, Sweep, now
 from nexa_sdk.monitoring.picture import Painter
 from nexa_sdk.monitoring.verdicts import Verdict
 from nexa_sdk.notebook import top_picture
@@ -57,6 +57,20 @@ def test_few_are_lines_and_many_are_a_heat_map(nodes, gpus, kinds):
     assert {trace["type"] for trace in figure["data"]} == kinds
     go.Figure(figure)  # plotly's own validation
     assert len(json.dumps(figure)) < 400_000
+
+
+def test_a_cluster_that_is_looked_at_now_and_then_has_a_curve(monkeypatch):
+    looks = now.Looks(Cluster("local"))
+    moment = 1_800_000_000.0
+    for look in range(12):
+        moment += 10.3 + look % 3
+        seen = [series([(1, FINE, [BUSY])], covers=1.0, begin=moment)]
+        monkeypatch.setattr(now, "look_at_cluster", lambda _, seen=seen: (seen, {}))
+        looks.look()
+    picture = Painter().picture(looks.series)
+    for row in (*picture.gpus, *picture.nodes):
+        assert len(row.curve.mean) >= 6
+        assert not np.isnan(row.curve.mean).any(), "a line has no single points"
 
 
 def test_a_picture_of_nothing_is_one():
