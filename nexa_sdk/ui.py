@@ -7,7 +7,7 @@ is executed again. In a terminal each prints what it would show.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nexa_sdk.cluster import Cluster
@@ -35,7 +35,8 @@ def cluster(what: Cluster | str = "local") -> ClusterView:
     from nexa_sdk.cluster import Cluster
     from nexa_sdk.notebook.views.cluster import ClusterView
 
-    return ClusterView(Cluster(what) if isinstance(what, str) else what).show()
+    where = Cluster(what) if isinstance(what, str) else what
+    return ClusterView(_expected(where, (Cluster,), "a Cluster, or its name")).show()
 
 
 def cost(what: CostReport | Run | Cluster, *, since: str = "7 days") -> CostView:
@@ -52,9 +53,13 @@ def cost(what: CostReport | Run | Cluster, *, since: str = "7 days") -> CostView
     InvalidInput
         For a time that can't be meant.
     """
+    from nexa_sdk.cluster import Cluster
+    from nexa_sdk.cost_report import CostReport
     from nexa_sdk.notebook.views.cost import CostView
+    from nexa_sdk.run import Run
 
-    return CostView(what, since=since).show()
+    known = _expected(what, (CostReport, Run, Cluster), "a CostReport, a run as attach(…) returns it, or a cluster as in Cluster('local')")
+    return CostView(known, since=since).show()
 
 
 def is_live() -> bool:
@@ -70,8 +75,9 @@ def run(what: Run) -> RunView:
     In a terminal it waits for the end, and prints a table.
     """
     from nexa_sdk.notebook.views.run import RunView
+    from nexa_sdk.run import Run
 
-    return RunView(what).show()
+    return RunView(_expected(what, (Run,), "a run, as attach(…) returns it by its id")).show()
 
 
 def runs(limit: int = 20) -> RunsView:
@@ -105,7 +111,10 @@ def sweep(of: Sweep | None = None, *, cluster: Cluster | str | None = None) -> S
     from nexa_sdk.cluster import Cluster
     from nexa_sdk.draft import Draft
     from nexa_sdk.notebook.views.sweep import SweepView
+    from nexa_sdk.sweep import Sweep
 
+    if of is not None:
+        _expected(of, (Sweep,), "a Sweep to begin with, or nothing")
     where = Cluster(cluster) if isinstance(cluster, str) else cluster
     return SweepView(Draft.of(of) if of is not None else None, cluster=where).show()
 
@@ -126,5 +135,16 @@ def utilization(what: Run | Cluster, trials: int | Sequence[int] | None = None) 
     """
     from nexa_sdk.cluster import Cluster
     from nexa_sdk.notebook.views.utilization import OfCluster, OfRun, UtilizationView
+    from nexa_sdk.run import Run
 
+    _expected(what, (Run, Cluster), "a run as attach(…) returns it, or a cluster as in Cluster('local')")
     return UtilizationView(OfCluster(what) if isinstance(what, Cluster) else OfRun(what, trials)).show()
+
+
+def _expected(what: Any, kinds: tuple[type, ...], words: str) -> Any:
+    """Return what was given, if it is of one of these kinds."""
+    from nexa_sdk.errors import InvalidInput
+
+    if not isinstance(what, kinds):
+        raise InvalidInput(f"{what!r} can't be shown here; give {words}")
+    return what

@@ -9,7 +9,7 @@ import pytest
 from until import wait_until
 
 from nexa_sdk import Cluster, Sweep, ui
-from nexa_sdk.errors import ClusterError
+from nexa_sdk.errors import ClusterError, InvalidInput
 from nexa_sdk.notebook import front_end
 from nexa_sdk.notebook.views.cluster import ClusterView
 from nexa_sdk.notebook.views.cost import CostView
@@ -47,6 +47,12 @@ def test_a_cluster_shows_what_is_free_and_who_waits(slurm: Cluster, program, wid
     view.draw()
     assert "8 of 8 h100 GPUs free" in view._summary.value
     view.close()
+
+
+@pytest.mark.parametrize("show", [ui.cluster, ui.cost, ui.run, ui.sweep, ui.utilization])
+def test_what_can_not_be_shown_is_refused_in_words(show):
+    with pytest.raises(InvalidInput, match=r"3 can't be shown here; give a"):
+        show(3)
 
 
 def test_costs_are_added_up_as_one_chooses(local: Cluster, program, widgets) -> None:
