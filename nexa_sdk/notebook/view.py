@@ -72,6 +72,7 @@ class View:
         self._saved_at, self._is_unsaved = -1e9, False
         self._working: set[str] = set()
         self._wanted: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {}
+        self._complaints: dict[str, str] = {}  # what was told of the newest of each name, until one goes well
         self._is_closed = False
 
     # ---- what a kind of view says --------------------------------------------------------------
@@ -319,7 +320,7 @@ class View:
         """Do in a thread what a later call of the same name makes void, as a preview does.
 
         One is under way at a time; of those that came meanwhile the last is done next, and only the
-        newest answer is given to `then`.
+        newest answer is given to `then`. What goes wrong is told until one goes well.
 
         Parameters
         ----------
@@ -352,8 +353,12 @@ class View:
                 with self.lock:
                     if name not in self._wanted and not self._is_closed:
                         then(result)
+                        if self._complaints.pop(name, None) == self.status.words:
+                            self.status.clear()
             except Exception as error:  # noqa: BLE001  no front end shows what a thread raises
-                self.status.tell(error)
+                with self.lock:
+                    self.status.tell(error)
+                    self._complaints[name] = self.status.words
 
     # ---- ending --------------------------------------------------------------------------------
 

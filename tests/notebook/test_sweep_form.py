@@ -11,7 +11,7 @@ from until import wait_until
 
 from nexa_sdk import Cluster, Sweep, runs
 from nexa_sdk.draft import Draft, Parameter
-from nexa_sdk.errors import InvalidInput
+from nexa_sdk.errors import ClusterError, InvalidInput
 from nexa_sdk.notebook import front_end
 from nexa_sdk.notebook.sweep_picture import free_html
 from nexa_sdk.notebook.views import sweep as sweep_view
@@ -105,8 +105,7 @@ def test_what_is_wrong_leaves_no_preview_of_what_was_written_before(form):
     assert [text.startswith("# not yet: parameter 0: ") for text in texts] == [True]
     assert form._launch.description == "Launch"
     form._rows.children[0].kind.value = "values"
-    wait_until(lambda: form.plan is not None)
-    assert all(widget.value for widget in shown)
+    wait_until(lambda: all(widget.value for widget in shown), 60)
     form._fields["where"].input.value = "y < 1"  # which only the trials tell
     wait_until(lambda: "✗" in form._said.value, 60)
     assert "where=lambda trial: y < 1" in form._python.value
@@ -198,6 +197,24 @@ def test_a_name_that_comes_after_the_click_is_the_rows(form, monkeypatch):
 
 def test_what_is_free_stands_under_the_cluster(form):
     wait_until(lambda: "cores free" in form._free.value)
+
+
+def test_a_cluster_that_does_not_answer_shows_nothing_of_another_and_is_forgotten_with_its_choice(form, monkeypatch):
+    wait_until(lambda: "cores free" in form._free.value)
+    ask = sweep_view.partition_lines
+
+    def answer(cluster):
+        if cluster.name == "slurm":
+            raise ClusterError("slurm does not answer")
+        return ask(cluster)
+
+    monkeypatch.setattr(sweep_view, "partition_lines", answer)
+    form._fields["cluster"].input.value = "slurm"
+    assert "cores free" not in form._free.value, "those of the other one"
+    wait_until(lambda: form.status.words == "slurm does not answer", 60)
+    form._fields["cluster"].input.value = "local"
+    wait_until(lambda: "cores free" in form._free.value, 60)
+    wait_until(lambda: not form.status.words, 60)
 
 
 def test_of_many_partitions_the_first_are_shown_or_the_chosen_one():

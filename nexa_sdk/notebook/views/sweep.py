@@ -80,6 +80,7 @@ class SweepView(View):
         self.run: Run | None = None
         self._offered: dict[str, ProgramParameter] = {}
         self._read_of: tuple[str, float] | None = None
+        self._asked = ""  # the cluster whose partitions these are
         self._partitions: dict[str, str] = {}
         self._before = ""
         self._part: View | None = None
@@ -397,6 +398,11 @@ class SweepView(View):
 
     def _ask_partitions(self) -> None:
         name = self._fields["cluster"].input.value
+        if name != self._asked:  # what is free elsewhere says nothing of this one
+            self._asked = name
+            self._partitions = {}
+            self._fields["partition"].input.options = []
+            self._show_free()
 
         def put(found: dict[str, str]) -> None:
             self._partitions = found
