@@ -159,7 +159,11 @@ def bash_html(script: str, *, is_framed: bool = True) -> str:
             escaped = html.escape(text)
             parts.append(f'<span style="color:{known}">{escaped}</span>' if known else escaped)
         inner = "".join(parts)
-    style = f"max-height:28em;overflow:auto;border:1px solid {_BORDER};padding:.5em" if is_framed else "margin:0;padding:.5em;border:0"
+    style = (
+        f"max-height:28em;overflow:auto;border:1px solid {_BORDER};padding:.5em"
+        if is_framed
+        else "margin:0;padding:.5em;border:0;white-space:pre"
+    )
     return f'<pre style="{style}">{inner}</pre>'
 
 

@@ -69,9 +69,11 @@ def marked_script(script: str, now: str, before: str) -> str:
     }
     signs = "".join("+\n" if number in new else " \n" for number in range(len(now.splitlines())))
     gone = f", {len(new)} line{'s' if len(new) != 1 else ''} changed" if new else ""
+    # no line wraps, or the signs would stand beside others
     return (
         f"<div>job-0.sbatch{gone}</div>"
         '<div style="display:flex;max-height:28em;overflow:auto" tabindex="0" role="region" aria-label="the script">'
-        f'<pre style="margin:0;padding:.5em 0;color:var(--jp-success-color0, #1b5e20);font-weight:bold" aria-hidden="true">{signs}</pre>'
+        '<pre style="margin:0;padding:.5em 0;white-space:pre;color:var(--jp-success-color0, #1b5e20);font-weight:bold" aria-hidden="true">'
+        f"{signs}</pre>"
         f'<div style="flex:1;min-width:0">{display.bash_html(script, is_framed=False)}</div></div>'
     )

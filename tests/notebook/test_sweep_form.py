@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -113,6 +114,13 @@ def test_what_is_wrong_leaves_no_preview_of_what_was_written_before(form):
     assert "counting" not in form._counted.value
     with pytest.raises(InvalidInput, match="no script yet"):
         form._save_script()
+
+
+def test_the_signs_of_what_changed_stand_at_their_lines(form):
+    wait_until(lambda: form._script.value)
+    signs, script = re.findall(r"<pre style=\"([^\"]*)\"", form._script.value)
+    assert "white-space:pre" in signs
+    assert "white-space:pre" in script, "a line that wraps would move all below it away from their signs"
 
 
 def test_a_script_can_be_saved_after_its_launch(form):
