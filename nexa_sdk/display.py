@@ -17,7 +17,7 @@ from nexa_sdk.values import WrittenFloat, WrittenInt
 if TYPE_CHECKING:
     from nexa_sdk.plan import Plan
 
-__all__ = ["cell_text", "plan_html", "plan_text", "run_summary", "state_badge", "table", "text_table", "titled_table"]
+__all__ = ["WRONG", "cell_text", "plan_html", "plan_text", "readable", "run_summary", "state_badge", "table", "text_table", "titled_table"]
 
 _BORDER = "var(--jp-border-color2, var(--vscode-panel-border, #ccc))"
 _CELL = "text-align:left;padding:.15em .8em .15em 0"
@@ -40,9 +40,17 @@ def colour(state: State) -> str:
 
 def state_badge(state: State) -> str:
     """Show a state as a word in its colour, which is nearer to the text's than that of an area: it has to be read."""
-    plain = colour(state)
+    return f'<span style="{readable(colour(state))};font-weight:600">{state.value}</span>'
+
+
+WRONG = "var(--jp-error-color0, var(--vscode-errorForeground, #b71c1c))"
+"""The colour of words that say what is wrong."""
+
+
+def readable(plain: str) -> str:
+    """Return CSS that writes words in a colour, nearer to the text's: on dark as on light it has to be read."""
     mixed = f"color-mix(in srgb, {plain} 75%, var(--jp-ui-font-color0, var(--vscode-foreground, #000)))"
-    return f'<span style="color:{plain};color:{mixed};font-weight:600">{state.value}</span>'
+    return f"color:{plain};color:{mixed}"
 
 
 def cell_text(value: Any) -> str:

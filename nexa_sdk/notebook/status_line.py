@@ -7,6 +7,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from nexa_sdk import display
 from nexa_sdk.errors import ClusterError, NexaError
 
 if TYPE_CHECKING:
@@ -78,5 +79,5 @@ class StatusLine:
         words = html.escape(self.words)
         if self._details:
             words = f"<details><summary>{words}</summary><pre>{html.escape(self._details)}</pre></details>"
-        colour = "var(--jp-error-color0, var(--vscode-errorForeground, #b71c1c))" if self._is_trouble else "inherit"
-        return f'<div role="status" style="line-height:1.4;color:{colour}">{words}</div>'
+        colour = display.readable(display.WRONG) if self._is_trouble else "color:inherit"
+        return f'<div role="status" style="line-height:1.4;{colour}">{words}</div>'

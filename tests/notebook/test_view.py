@@ -187,3 +187,14 @@ def test_words_of_one_act_are_not_taken_away_by_the_end_of_another():
     gate.set()
     wait_until(lambda: "ask" not in view._working)
     assert "ZeroDivisionError" in view.status.words
+
+
+def test_what_went_wrong_can_be_read_on_dark_as_on_light(counter):
+    from nexa_sdk.notebook.widgets.field import Field
+
+    field = Field("Walltime", ipywidgets.Text())
+    field.say("no time")
+    view = counter()
+    view.status.tell(ClusterError("away"))
+    for words in (field._words.value, view.status.html()):
+        assert "color-mix(in srgb, var(--jp-error-color0" in words, "JupyterLab's red alone has 3.8:1 on its dark ground"

@@ -152,6 +152,7 @@ class SweepView(View):
         }
         self._rows = w.VBox([])
         self._add_name = w.Combobox(description="Parameter", placeholder="name", style={"description_width": "7.5em"})
+        self._add_name.layout.max_width = "100%"
         add = w.Button(description="Add parameter", icon="plus", layout={"width": "auto"})
         add.on_click(self.guard(lambda _: self._add(self._add_name.value)))
         self._add_name.observe(self.guard(lambda change: self._named_late(change["new"])), "value")
@@ -206,7 +207,7 @@ class SweepView(View):
         self._trials, self._script = w.HTML(), w.HTML()
         wide = {"width": "100%", "height": "14em"}
         self._python, self._yaml = w.Textarea(layout=wide), w.Textarea(layout=wide)
-        self._path = w.Text(value="job.sbatch", description="File", layout={"width": "20em"})
+        self._path = w.Text(value="job.sbatch", description="File", layout={"width": "20em", "max_width": "100%"})
         save = w.Button(description="Save script", icon="save", layout={"width": "auto"})
         save.on_click(self.guard(lambda _: self._save_script()))
         self._copies: dict[str, Any] = {}
@@ -259,7 +260,8 @@ class SweepView(View):
         words = w.HTML(layout={"width": "calc(100% - 4em)", "margin": "0 0 0 4em"})  # under the whole row
         field = Field("Name", name, width="15em", words=words)
         kind = w.Dropdown(options=list(KINDS), value=parameter.kind, description="Kind", style=narrow, layout={"width": "12em"})
-        text = w.Text(value=parameter.text, description="Values", placeholder=KINDS[parameter.kind], style=narrow, layout={"width": "22em"})
+        text = w.Text(value=parameter.text, description="Values", placeholder=KINDS[parameter.kind], style=narrow)
+        text.layout.width, text.layout.max_width = "22em", "100%"
         up = w.Button(icon="arrow-up", tooltip="Move up: the last one varies fastest", layout={"width": "auto"})
         remove = w.Button(icon="trash", tooltip=f"Remove {parameter.name}", description="Remove", layout={"width": "auto"})
         row = w.HBox([field, kind, text, up, remove, words], layout={"flex_flow": "row wrap"})

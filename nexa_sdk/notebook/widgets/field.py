@@ -7,9 +7,9 @@ from typing import Any
 
 import ipywidgets
 
-__all__ = ["Field"]
+from nexa_sdk import display
 
-_WRONG = "var(--jp-error-color0, var(--vscode-errorForeground, #b71c1c))"
+__all__ = ["Field"]
 
 
 class Field(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -36,7 +36,7 @@ class Field(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
 
     def say(self, words: str) -> None:
         """Say what is wrong; nothing takes it back."""
-        style = f"color:{_WRONG};line-height:1.3;overflow-wrap:anywhere;max-height:6.5em;overflow-y:auto"
+        style = f"{display.readable(display.WRONG)};line-height:1.3;overflow-wrap:anywhere;max-height:6.5em;overflow-y:auto"
         told = f'<div role="alert" style="{style}">✗ {html.escape(words)}</div>' if words else ""
         if self._words.value != told:
             self._words.value = told
