@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nexa_sdk.notebook import top_picture
@@ -76,13 +77,18 @@ class UtilizationChart:
 @cache
 def _figure_class() -> Any:
     import plotly.graph_objects as go
+    import traitlets
 
     class Figure(go.FigureWidget):  # type: ignore[misc]
         """A figure that takes a message of the front end, or is changed by a thread, one at a time.
 
         Plotly sends by setting a trait and emptying it at once. While a message comes in, traitlets gather
-        changes and keep the last of each: what another thread sends in that moment would be lost.
+        changes and keep the last of each: what another thread sends in that moment would be lost. So would be
+        what a front end gets before it has loaded plotly's script: the script beside this file keeps it.
         """
+
+        _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+        _script = traitlets.Unicode(str(go.FigureWidget._esm)).tag(sync=True)
 
         def __init__(self) -> None:
             self._lock = threading.RLock()
