@@ -153,6 +153,33 @@ def test_the_live_grid_sends_what_changed_or_all_where_that_is_less(monkeypatch)
     assert chosen == [5]
 
 
+def test_a_front_end_that_asks_while_something_changes_is_told_the_change_last(monkeypatch):
+    grid, pane = TaskGrid(lambda _: None), LogPane()
+    states = [State.PENDING] * 100
+    grid.update(states)
+    pane.put("log", "begin")
+    changed = [State.RUNNING, *states[1:]]
+    for widget, change in ((grid, lambda: grid.update(changed)), (pane, lambda: pane.put("log", "begin\nend"))):
+        sent, asked, go = [], threading.Event(), threading.Event()
+
+        def send(content, buffers=None, sent=sent, asked=asked, go=go):
+            if content["kind"] == "all":
+                asked.set()
+                go.wait(240)
+            sent.append(content["kind"])
+
+        monkeypatch.setattr(widget, "send", send)
+        threads = [threading.Thread(target=widget._handle_custom_msg, args=({"kind": "ask"}, [])), threading.Thread(target=change)]
+        threads[0].start()
+        assert asked.wait(240)
+        threads[1].start()
+        threads[1].join(0.3)
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert sent == ["all", {grid: "some", pane: "more"}[widget]]
+
+
 # ---- a log ---------------------------------------------------------------------------------------
 
 

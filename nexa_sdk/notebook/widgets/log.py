@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,19 +55,25 @@ class LogPane(anywidget.AnyWidget):
     def __init__(self) -> None:
         super().__init__()
         self._text = ""
-        self.on_msg(lambda *_: self.send({"kind": "all", "text": self._text}))
+        self._sending = threading.Lock()  # a front end is answered by another thread than the one that follows the log
+        self.on_msg(self._asked)
 
     def put(self, title: str, text: str, *, note: str = "") -> None:
         """Show a text; see :meth:`Shows.put`."""
-        before, self._text = self._text, plain(text)
-        is_another = title != self.title
-        self.title, self.note = title, note
-        if is_another:
+        with self._sending:
+            before, self._text = self._text, plain(text)
+            is_another = title != self.title
+            self.title, self.note = title, note
+            if is_another:
+                self.send({"kind": "all", "text": self._text})
+            elif self._text != before:
+                same = _common(before, self._text)
+                kept = len(before[:same].encode("utf-16-le", "surrogatepass")) // 2  # as JavaScript counts
+                self.send({"kind": "more", "keep": kept, "text": self._text[same:]})
+
+    def _asked(self, widget: Any, content: Any, buffers: Any) -> None:
+        with self._sending:
             self.send({"kind": "all", "text": self._text})
-        elif self._text != before:
-            same = _common(before, self._text)
-            kept = len(before[:same].encode("utf-16-le", "surrogatepass")) // 2  # as JavaScript counts
-            self.send({"kind": "more", "keep": kept, "text": self._text[same:]})
 
 
 def _common(one: str, other: str) -> int:

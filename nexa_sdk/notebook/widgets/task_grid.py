@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ class TaskGrid(anywidget.AnyWidget):
         marks = [_mark(state) for state in _STATES]
         super().__init__(palette=[[state.value, display.colour(state), mark] for state, mark in zip(_STATES, marks, strict=True)])
         self._codes: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._sending = threading.Lock()  # a front end is answered by another thread than the one that hears of the run
         self.on_msg(self._asked)
         self.observe(lambda change: choose(change["new"]), "chosen")
 
@@ -54,22 +56,24 @@ class TaskGrid(anywidget.AnyWidget):
         import numpy as np
 
         codes = np.fromiter(map(_CODES.__getitem__, states), np.uint8, len(states))
-        if len(codes) != len(self._codes):
-            self._codes = codes
-            self.count = len(codes)
-            self._send_all()
-            return len(codes)
-        changed = np.flatnonzero(codes != self._codes)
-        if len(changed):
-            self._codes = codes
-            if 5 * len(changed) > len(codes):
+        with self._sending:
+            if len(codes) != len(self._codes):
+                self._codes = codes
+                self.count = len(codes)
                 self._send_all()
-            else:
-                self.send({"kind": "some"}, [changed.astype("<u4").tobytes(), codes[changed].tobytes()])
-        return len(changed)
+                return len(codes)
+            changed = np.flatnonzero(codes != self._codes)
+            if len(changed):
+                self._codes = codes
+                if 5 * len(changed) > len(codes):
+                    self._send_all()
+                else:
+                    self.send({"kind": "some"}, [changed.astype("<u4").tobytes(), codes[changed].tobytes()])
+            return len(changed)
 
     def _asked(self, widget: Any, content: Any, buffers: Any) -> None:
-        self._send_all()
+        with self._sending:
+            self._send_all()
 
     def _send_all(self) -> None:
         self.send({"kind": "all"}, [self._codes.tobytes()])
