@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -29,9 +31,12 @@ PATIENCE = 180_000  # milliseconds
 
 
 def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
+    """Return a port that is free, below those of which Linux gives others one as they ask: it stays free until a server listens."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as listening, contextlib.suppress(OSError):
+            listening.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:
@@ -74,7 +79,7 @@ class Server:
         self._wait()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE / 1000
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
@@ -131,7 +136,7 @@ class Notebook:
 
     def _wait_begun(self) -> None:
         """Run the first cell until it ran: what is run while the kernel is not there yet is dropped, and nothing says so."""
-        for _ in range(20):
+        for _ in range(60):
             self.run(0)
             try:
                 return self.cell(0).get_by_text(re.compile(r"^\[\d+\]:")).wait_for(timeout=3_000)
@@ -158,8 +163,8 @@ class Notebook:
     def restart(self) -> None:
         """Restart the kernel."""
         self.command("Kernel", "Restart Kernel…")
-        self.page.get_by_role("button", name="Confirm Kernel Restart").click()
-        self.page.get_by_text(re.compile(r"\| (?!Idle)")).first.wait_for()
+        with self.page.expect_websocket(lambda line: "/channels" in line.url):  # to the new one; a state may go by unseen
+            self.page.get_by_role("button", name="Confirm Kernel Restart").click()
         self.wait_idle()
 
     def reload(self) -> None:

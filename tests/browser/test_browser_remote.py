@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from axe import serious
+from playwright.sync_api import expect
 
 CELL = """\
-%%nexa remote -i n -o total --time 0:02:00
+%%nexa remote -i n -o total --time 0:10:00
 import os, sys, time
 import matplotlib.pyplot as plt
 total = 0
@@ -31,15 +32,15 @@ def test_a_progress_bar_and_a_figure_come_into_the_cell(notebook):
     out = page.output(2)
     out.get_by_text("fitting 4/8").wait_for()
     out.get_by_text(re.compile(r"RUNNING")).wait_for()
-    assert out.get_by_text(re.compile("fitting")).count() == 1, "a progress bar overwrites itself"
+    expect(out.get_by_text(re.compile("fitting")), "a progress bar overwrites itself").to_have_count(1)
     page.screenshot("remote-running")
     Path("go").touch()
     page.run(3)
     page.output(3).get_by_text("total is 28").wait_for()
-    assert "fitting 8/8" in out.inner_text()
-    assert "fitting 4/8" not in out.inner_text()
-    assert out.locator("img").count() == 1
     out.get_by_text("{'total': 28}").wait_for()
+    expect(out).to_contain_text("fitting 8/8")
+    expect(out).not_to_contain_text("fitting 4/8")
+    expect(out.locator("img")).to_have_count(1)
     out.get_by_text("COMPLETED").wait_for()
     page.screenshot("remote-completed")
     page.run(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import nbformat
 from axe import serious
+from playwright.sync_api import expect
 
 KIND = """
 import threading
@@ -43,7 +44,7 @@ def test_widgets_are_seen_while_they_live_and_html_afterwards(notebook, lab):
     page.run(0), page.run(1), page.run(2)
     out = page.output(2)
     out.get_by_text("live 3").wait_for()
-    assert not out.get_by_text("saved").is_visible()
+    expect(out.get_by_text("saved")).not_to_be_visible()
     assert serious(page, 2) == []
     out.get_by_role("button", name="Break").click()
     out.get_by_role("status").get_by_text("KeyError: 'nothing'", exact=True).click()
@@ -57,7 +58,7 @@ def test_widgets_are_seen_while_they_live_and_html_afterwards(notebook, lab):
     page.output(5).get_by_text("1 ['nexa-look']").wait_for()
     page.run(3)
     out.get_by_text("saved").wait_for()
-    assert out.get_by_role("button").count() == 0
+    expect(out.get_by_role("button")).to_have_count(0)
     page.run(5)
     page.output(5).get_by_text("0 []").wait_for()
 
@@ -70,7 +71,7 @@ def test_a_restarted_kernel_leaves_the_last_state(notebook, lab):
     page.restart()
     page.screenshot("restarted")
     out.get_by_text("saved").wait_for()
-    assert not out.get_by_text("live").is_visible()
+    expect(out.get_by_text("live")).not_to_be_visible()
     page.save()
     (saved,) = lab.root.glob("test_a_restarted*.ipynb")
     outputs = nbformat.read(saved, 4).cells[2].outputs
@@ -84,7 +85,7 @@ def test_a_restarted_kernel_leaves_the_last_state(notebook, lab):
     out.get_by_text("live 2").wait_for()
     page.save()
     page.reload_with_widgets(out.get_by_text("live"))  # its kernel lives: the widgets do, too
-    assert not out.get_by_text("saved").is_visible()
+    expect(out.get_by_text("saved")).not_to_be_visible()
     page.run(3)
     out.get_by_text("saved").wait_for()
     page.save()
