@@ -34,7 +34,7 @@ from nexa_sdk.scheduling.slurm.sandbox.programs import (
 __all__ = ["Sandbox"]
 
 # seconds: MariaDB may have a crash to recover from, and nodes to register on a busy machine
-_READY = 60.0
+_READY = 120.0
 
 
 class Sandbox:
@@ -237,14 +237,18 @@ class Sandbox:
     def _register(self, user: str) -> None:
         """Tell accounting of the cluster, of one account and of the user."""
         for what in (("cluster", CLUSTER), ("account", CLUSTER), ("user", user, f"Account={CLUSTER}")):
-            if self._ask("sacctmgr", "-i", "-Q", "add", *what, seconds=30) is None:
+            if self._ask("sacctmgr", "-i", "-Q", "add", *what, seconds=_READY) is None:
                 raise self._failure(Daemon(name="slurmdbd", folder=self.folder))
 
     def _wait_for_nodes(self, spec: SandboxSpec) -> None:
         nodes = [daemon for daemon in self._daemons(spec) if daemon.node]
-        wait_until(lambda: self._nodes_answer() or any(node.pid() is None for node in nodes), seconds=_READY)
-        if not self._nodes_answer():
-            dead = [node for node in nodes if node.pid() is None]
+        dead: list[Daemon] = []
+
+        def is_settled() -> bool:
+            dead[:] = [node for node in nodes if node.pid() is None]
+            return bool(dead) or self._nodes_answer()
+
+        if not wait_until(is_settled, seconds=_READY) or dead:
             raise self._failure(dead[0] if dead else Daemon(name="slurmctld", folder=self.folder))
 
     def _nodes_answer(self) -> bool:
