@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -20,10 +21,12 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbi
 
 
 def free_port() -> int:
-    """Return a port of the loopback at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of the loopback that is free, and below those of which a connection is given any."""
+    while True:
+        port = random.randrange(14_000, 20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class LoginNode:
@@ -78,9 +81,9 @@ class LoginNode:
             Path("/run/sshd").mkdir(exist_ok=True)
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen([SSHD, "-D", "-e", "-f", self.folder / "sshd_config"], stdin=subprocess.DEVNULL, stderr=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as line:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 10) as line:
                 if line.recv(4) == b"SSH-":
                     return
             if time.monotonic() > deadline:
@@ -92,7 +95,7 @@ class LoginNode:
         if self._process is not None:
             told = subprocess.run(["pgrep", "-P", str(self._process.pid)], check=False, capture_output=True, text=True)
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
             for connection in told.stdout.split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(connection), signal.SIGTERM)

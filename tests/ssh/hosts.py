@@ -234,7 +234,7 @@ class Host:
                 start_new_session=True,
             )
 
-    def wait(self, *, seconds: float = 20) -> None:
+    def wait(self, *, seconds: float = 120) -> None:
         """Wait until sshd answers; then start Slurm, and hide what is to be hidden."""
         assert self._process is not None
         deadline = time.monotonic() + seconds
@@ -248,7 +248,7 @@ class Host:
 
     def answers(self) -> bool:
         """Whether sshd greets."""
-        with suppress(OSError), socket.create_connection((self.ip, 22), 0.5) as connection:
+        with suppress(OSError), socket.create_connection((self.ip, 22), 5) as connection:
             return connection.recv(32).startswith(b"SSH-2.0")
         return False
 
@@ -274,7 +274,7 @@ class Host:
         self._process.kill()  # its child, if there is one yet, dies with it
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process = None
         self._small.clear()
         _ip("-n", self.hosts.hub, "link", "delete", self.link)
@@ -603,7 +603,7 @@ def _run(*command: str, check: bool = True, environment: dict[str, str] | None =
     return done.stdout
 
 
-def _wait_until(condition: Callable[[], bool], *, seconds: float = 10) -> None:
+def _wait_until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
