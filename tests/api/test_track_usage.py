@@ -343,7 +343,7 @@ def test_threads_of_a_pool_belong_to_the_block_that_is_open(client: openai.OpenA
 
 def test_blocks_beside_one_another(client: openai.OpenAI) -> None:
     """Each thread's calls are its block's; those of a thread that has none are what is around both."""
-    both = threading.Barrier(3, timeout=60)
+    both = threading.Barrier(3, timeout=240)
     reports = {}
 
     def work(tag: str) -> None:

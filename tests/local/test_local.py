@@ -34,7 +34,7 @@ def test_completed_and_failed_with_their_exit_codes(local: Cluster, program) -> 
 
 
 def test_pending_and_running_under_a_throttle(local: Cluster, program) -> None:
-    run = local.launch(Sweep(program("time.sleep(60)"), {"x": range(3)}), time="0:05:00", throttle=1)
+    run = local.launch(Sweep(program("time.sleep(300)"), {"x": range(3)}), time="0:05:00", throttle=1)
     wait_until(lambda: states(run) == ["RUNNING", "PENDING", "PENDING"])
     run.cancel()
     run.wait(check=False)
@@ -66,7 +66,7 @@ def test_a_cancel_sends_one_term_and_a_program_may_end_well(local: Cluster, prog
             with open({str(seen)!r}, "a") as f: print("TERM", file=f)
         signal.signal(signal.SIGTERM, stop)
         print("ready", flush=True)
-        for _ in range(100):
+        for _ in range(3000):
             time.sleep(0.1)
             if os.path.exists({str(seen)!r}): time.sleep(1); break
     """

@@ -143,7 +143,7 @@ def test_what_can_not_be_meant_is_said(local: Cluster, program) -> None:
 def test_a_supervisor_that_dies_keeps_nobody_waiting(local: Cluster, program) -> None:
     first, second = first_and_second(local, program, after="")
     (lock,) = Path(first.folder, "local").glob(f"{first.id}-*.lock")
-    found = subprocess.run(["pgrep", "-f", f"supervisor.py {lock.with_suffix('.json')}"], capture_output=True, text=True, check=True)
+    found = subprocess.run(["pgrep", "-o", "-f", f"supervisor.py {lock.with_suffix('.json')}"], capture_output=True, text=True, check=True)
     os.kill(int(found.stdout), signal.SIGKILL)
     second.wait(timeout=240, check=False, progress=False)
     assert states(second) == ["CANCELLED"] * 3

@@ -53,18 +53,19 @@ def states(run: Run) -> list[str]:
 def test_what_could_cost_more_is_refused_and_leaves_no_trace(local: Cluster, program) -> None:
     sweep = Sweep(program("pass"), {"x": range(8)})
     with pytest.raises(BudgetExceeded) as refused:
-        local.launch(sweep, time="0:00:10", budget="50 USD")
+        local.launch(sweep, time="0:01:40", budget="500 USD")
     words = str(refused.value)
-    assert "was not submitted: it could cost 80 USD (8 tasks × 00:00:10 × 3600 USD an hour), and its budget is 50 USD" in words
-    assert "5 of the 8 trials fit, or all of them with time='00:00:06'" in words
+    assert "was not submitted: it could cost 800 USD (8 tasks × 00:01:40 × 3600 USD an hour), and its budget is 500 USD" in words
+    assert "5 of the 8 trials fit, or all of them with time='00:01:02'" in words
     assert local.journal.runs() == []
     assert BudgetBook().grants() == []
     assert not Path(local.runs_folder).exists()
-    plan = local.plan(sweep, time="0:00:10", budget="50 USD")
+    plan = local.plan(sweep, time="0:01:40", budget="500 USD")
     checks = plan.preflight().set_index("what")
     assert checks["verdict"]["budget"] == "error"
-    assert local.plan(sweep, time="0:00:06", budget="50 USD").preflight().set_index("what")["words"]["budget"] == "50 USD is its budget"
-    run = local.launch(sweep, time="0:00:06", budget="50 USD").wait(timeout=240)
+    within = local.plan(sweep, time="0:01:02", budget="500 USD")
+    assert within.preflight().set_index("what")["words"]["budget"] == "500 USD is its budget"
+    run = local.launch(sweep, time="0:01:02", budget="500 USD").wait(timeout=240)
     assert set(states(run)) == {"COMPLETED"}
     assert "spent" not in marks(run)
 
@@ -148,15 +149,15 @@ def test_with_the_kernel_dead(local: Cluster, program, tmp_path: Path) -> None:
 
 def test_what_is_used_is_warned_of(local: Cluster, program) -> None:
     """Whoever looks is told, and so are the logs of what runs; it is noted when that was."""
-    sweep = Sweep(program("time.sleep(60 if sys.argv[2] == '1' else 18)"), {"x": [0, 1]})
-    run = local.launch(sweep, time="0:02:00", throttle=1, budget=Budget("22 USD", until_spent=True))
+    sweep = Sweep(program("time.sleep(60 if sys.argv[2] == '1' else 41)"), {"x": [0, 1]})
+    run = local.launch(sweep, time="0:02:00", throttle=1, budget=Budget("50 USD", until_spent=True))
     log = Path(run.folder, "logs", "1_0.log")
-    wait_until(lambda: log.exists() and "% of the budget of 22 USD are used" in log.read_text())
+    wait_until(lambda: log.exists() and "% of the budget of 50 USD are used" in log.read_text())
     at, used, words = Path(run.folder, "budget", "warned").read_text().split(maxsplit=2)
-    assert words == "the budget of 22 USD\n"
-    assert Decimal("17.6") - 1 < int(used)
+    assert words == "the budget of 50 USD\n"
+    assert Decimal(40) - 1 < int(used)
     assert abs(time.time() - int(at)) < 60
-    with pytest.warns(BudgetWarning, match=rf"{run.id}: .* of 22 USD used"):
+    with pytest.warns(BudgetWarning, match=rf"{run.id}: .* of 50 USD used"):
         run.refresh()
     run.cancel().wait(check=False, timeout=240)
 
@@ -173,21 +174,21 @@ def test_what_runs_is_ended_too_if_that_is_asked_for(local: Cluster, program) ->
 
 
 def test_packed_trials_begin_only_while_something_is_left(local: Cluster, program) -> None:
-    sweep = Sweep(program("time.sleep(2.2)"), {"x": range(6)})
-    run = local.launch(sweep, time="0:01:00", pack=6, budget=Budget("5 USD", until_spent=True)).wait(check=False, timeout=240)
+    sweep = Sweep(program("time.sleep(4.2)"), {"x": range(6)})
+    run = local.launch(sweep, time="0:02:00", pack=6, budget=Budget("10 USD", until_spent=True)).wait(check=False, timeout=240)
     status = run.status()
     begun = (status["state"] == "COMPLETED").sum()
     assert 2 <= begun <= 3
     assert set(status["state"][begun:]) == {"CANCELLED"}
-    assert set(status["reason"][begun:]) == {"not begun: the budget of 5 USD is spent"}
+    assert set(status["reason"][begun:]) == {"not begun: the budget of 10 USD is spent"}
     assert run.retry(budget="200 USD").wait(timeout=240).tally() == "6 COMPLETED"
 
 
 def test_an_automatic_retry_is_held_too(local: Cluster, program) -> None:
     """What fits at its launch can take more only by being run again."""
-    sweep = Sweep(program("time.sleep(2.2); sys.exit(int(sys.argv[2]))"), {"x": [0, 1]})
-    job = Job(time="0:00:05", throttle=1, retry={"failed": 5})
-    run = local.launch(sweep, job, budget="11 USD").wait(check=False, timeout=240)
+    sweep = Sweep(program("time.sleep(4.2); sys.exit(int(sys.argv[2]))"), {"x": [0, 1]})
+    job = Job(time="0:00:15", throttle=1, retry={"failed": 9})
+    run = local.launch(sweep, job, budget="31 USD").wait(check=False, timeout=240)
     wait_until(lambda: run.try_refresh(max_age=0) == "" and run.is_finished)
     last = run.status()
     assert "spent" in marks(run)
@@ -195,7 +196,7 @@ def test_an_automatic_retry_is_held_too(local: Cluster, program) -> None:
     assert last["state"][1] in ("CANCELLED", "FAILED")
     tasks = [json.loads(path.read_text()) for path in Path(run.folder, "tasks").glob("*.json")]
     took = sorted(record["end"] - record["start"] for record in tasks if "stopped" not in record)
-    assert sum(took) - max(took) < 11 <= sum(took)
+    assert sum(took) - max(took) < 31 <= sum(took)
 
 
 def test_a_parameter_that_is_called_like_a_variable_of_the_script_is_not_one(local: Cluster, program) -> None:
@@ -211,8 +212,8 @@ def test_a_parameter_that_is_called_like_a_variable_of_the_script_is_not_one(loc
 
 def test_run_all_with_another_budget_launches_nothing_twice(local: Cluster, program, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = Sweep(program("pass"))
-    first = local.launch(sweep, time="0:00:10", budget="50 USD").wait(timeout=240)
-    assert local.launch(sweep, time="0:00:10", budget="60 USD").id == first.id
+    first = local.launch(sweep, time="0:00:50", budget="50 USD").wait(timeout=240)
+    assert local.launch(sweep, time="0:00:50", budget="60 USD").id == first.id
     assert "Launched nothing" in capsys.readouterr().out
 
 
@@ -237,7 +238,7 @@ def test_a_month_is_held_by_what_is_set_aside_and_then_by_what_was_paid(
 
 
 def test_a_project_counts_its_runs_alone(local: Cluster, program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    before = local.launch(Sweep(program("time.sleep(1)")), time="0:00:10").wait(timeout=240)
+    before = local.launch(Sweep(program("time.sleep(1)")), time="0:00:50").wait(timeout=240)
     spent = before.cost().total
     set_budget("60 USD", project=True)
     assert budgets()["spent"].tolist() == [spent]
@@ -262,7 +263,7 @@ def test_a_plan_that_is_older_than_a_budget_is_not_launched_past_it(local: Clust
 
 def test_of_two_kernels_that_launch_at_once_one_fits(local: Cluster, program, tmp_path: Path) -> None:
     set_budget("100 USD", month=True)
-    program("time.sleep(30)")
+    program("time.sleep(55)")
     code = (
         "import sys, pathlib, time; from nexa_sdk import Cluster, Sweep; from nexa_sdk.errors import BudgetExceeded\n"
         "plan = Cluster('local').plan(Sweep([sys.executable, 'train.py', sys.argv[1]]), time='0:01:00')\n"
@@ -280,7 +281,7 @@ def test_of_two_kernels_that_launch_at_once_one_fits(local: Cluster, program, tm
         assert kernel.stdin is not None
         kernel.stdin.write("now\n")
         kernel.stdin.flush()
-    said = [kernel.communicate(timeout=120)[0].splitlines()[-1] for kernel in kernels]
+    said = [kernel.communicate(timeout=240)[0].splitlines()[-1] for kernel in kernels]
     assert sum(line.startswith("refused:") for line in said) == 2, said
     assert all(
         "has 40 USD left of 100 USD (0 spent, 60 set aside for 1 unfinished run)" in line for line in said if line.startswith("refused:")

@@ -55,8 +55,7 @@ def supervisors(run: Run) -> list[int]:
 
 
 def kill_supervisor(run: Run) -> None:
-    (pid,) = supervisors(run)
-    os.kill(pid, signal.SIGKILL)
+    os.kill(min(supervisors(run)), signal.SIGKILL)  # a child of it that is about to begin a trial is still called like it
 
 
 @pytest.fixture
@@ -225,22 +224,22 @@ def test_following_a_log_breaks_no_character(local: Cluster, program, capsys: py
 
 
 def test_an_interrupt_of_the_kernel_ends_an_await_and_not_the_run(local: Cluster, home: Path) -> None:
-    manager, client = start_new_kernel(kernel_name="python3")
+    manager, client = start_new_kernel(startup_timeout=240, kernel_name="python3")
     try:
         launch = "from nexa_sdk import *\nrun = Cluster('local').launch(Sweep('sleep 300'), time='0:10:00')"
-        client.execute_interactive(launch, timeout=60, output_hook=lambda _: None)
+        client.execute_interactive(launch, timeout=240, output_hook=lambda _: None)
         # The loop itself says, from within the await, that it is there.
         client.execute("import asyncio\nasyncio.get_running_loop().call_later(0.5, lambda: print('awaiting', flush=True))\nawait run")
-        while "awaiting" not in client.get_iopub_msg(timeout=60)["content"].get("text", ""):
+        while "awaiting" not in client.get_iopub_msg(timeout=240)["content"].get("text", ""):
             pass
         manager.interrupt_kernel()
-        reply = client.get_shell_msg(timeout=60)
+        reply = client.get_shell_msg(timeout=240)
         assert reply["content"]["status"] == "error"
         assert reply["content"]["ename"] in ("KeyboardInterrupt", "CancelledError")
         after = {"status": "aborted"}
         while after["status"] == "aborted":  # a kernel drops what comes right after an error: who waited in its queue was meant, too
             look = "assert run.status()['state'].tolist() == ['RUNNING']"
-            after = client.execute_interactive(look, timeout=60, output_hook=lambda _: None)["content"]
+            after = client.execute_interactive(look, timeout=240, output_hook=lambda _: None)["content"]
         assert after["status"] == "ok", after
     finally:
         client.stop_channels()
@@ -258,7 +257,7 @@ def test_an_await_whose_loop_is_closed_while_others_hear_ends_nobodys_news(local
     def slow() -> None:
         if armed.is_set() and not hearing.is_set():
             hearing.set()
-            assert closed.wait(20)
+            assert closed.wait(240)
 
     slow_one = run.subscribe(slow)
     heard = watched(run)
@@ -267,7 +266,7 @@ def test_an_await_whose_loop_is_closed_while_others_hear_ends_nobodys_news(local
         awaiting = asyncio.create_task(run.finished())
         await asyncio.sleep(0.6)  # by now it listens, behind the slow one
         armed.set()
-        await asyncio.to_thread(hearing.wait, 20)
+        await asyncio.to_thread(hearing.wait, 240)
         awaiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await awaiting
@@ -349,7 +348,7 @@ for k in range(10):
     print("run", plan.submit().id, flush=True)
 """
     both = [subprocess.Popen([sys.executable, "-c", code, *who], stdout=subprocess.PIPE, text=True) for who in (("a", "b"), ("b", "a"))]
-    said = [process.communicate(timeout=60)[0] for process in both]
+    said = [process.communicate(timeout=240)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     first, second = ([line.split()[1] for line in text.splitlines() if line.startswith("run ")] for text in said)
     assert first == second

@@ -19,7 +19,7 @@ SLOW = """
     print("attempt", flush=True)
     if not os.path.exists(f"again-{sys.argv[2]}"):
         open(f"again-{sys.argv[2]}", "w").close()
-        time.sleep(60)
+        time.sleep(300)
 """
 
 
@@ -29,13 +29,13 @@ def changes(run, trial: int) -> list[tuple[str, str, str]]:
 
 
 def test_on_demand_it_shows_before_it_acts_and_gives_more_time(local: Cluster, program, capsys: pytest.CaptureFixture[str]) -> None:
-    run = local.launch(Sweep(program(SLOW), {"x": [0]}), time="5s").wait(check=False, progress=False)
+    run = local.launch(Sweep(program(SLOW), {"x": [0]}), time="12s").wait(check=False, progress=False)
     plan = run.retry_plan()
-    assert plan.to_dict("records") == [{"attempt": 1, "cause": "TIMEOUT", "again": True, "change": "time 00:00:05 -> 00:00:10"}]
+    assert plan.to_dict("records") == [{"attempt": 1, "cause": "TIMEOUT", "again": True, "change": "time 00:00:12 -> 00:00:24"}]
     assert len(run.attempts()) == 1, "looking submits nothing"
     run.retry(by="cause").wait(progress=False)
-    assert "trial 0: TIMEOUT, run again: time 00:00:05 -> 00:00:10" in capsys.readouterr().out
-    assert changes(run, 0) == [("TIMEOUT", "", ""), ("COMPLETED", "TIMEOUT", "time=00:00:10")]
+    assert "trial 0: TIMEOUT, run again: time 00:00:12 -> 00:00:24" in capsys.readouterr().out
+    assert changes(run, 0) == [("TIMEOUT", "", ""), ("COMPLETED", "TIMEOUT", "time=00:00:24")]
     assert str(run.logs(0, attempt=1)) == str(run.logs(0, attempt=2)) == "attempt\n"
 
 
@@ -62,7 +62,7 @@ def test_it_goes_on_by_itself_when_the_process_that_launched_is_dead(local: Clus
     code = f"""
 import os
 from nexa_sdk import *
-run = Cluster("local").launch(Sweep(["{sys.executable}", "train.py"], {{"x": [0, 1]}}), time="5s", retry="by-cause")
+run = Cluster("local").launch(Sweep(["{sys.executable}", "train.py"], {{"x": [0, 1]}}), time="12s", retry="by-cause")
 print(run.id, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -74,17 +74,18 @@ os.kill(os.getpid(), 9)
         time.sleep(0.2)
     run = attach(run_id).wait(timeout=240, progress=False)
     for trial in (0, 1):
-        assert changes(run, trial) == [("TIMEOUT", "", ""), ("COMPLETED", "TIMEOUT", "time=00:00:10")]
+        assert changes(run, trial) == [("TIMEOUT", "", ""), ("COMPLETED", "TIMEOUT", "time=00:00:24")]
     assert run.status()["attempt"].tolist() == [2, 2]
 
 
 def test_a_trial_that_runs_again_has_not_ended(local: Cluster, program) -> None:
     code = """
-        if sys.argv[2] == "1": time.sleep(20); sys.exit(0)
+        while sys.argv[2] == "1" and not os.path.exists("go"): time.sleep(0.05)
+        if sys.argv[2] == "1": sys.exit(0)
         if not os.path.exists("again"): open("again", "w").close(); os.kill(os.getpid(), 9)
     """
     run = local.launch(Sweep(program(code), {"x": [0, 1]}), time="1:00:00", mem="1G", retry="by-cause")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not run.status()["reason"][0].startswith("FAILED; it runs again"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -94,6 +95,7 @@ def test_a_trial_that_runs_again_has_not_ended(local: Cluster, program) -> None:
         InvalidInput, match="trial 0 is PENDING .FAILED; it runs again when its array has ended: OUT_OF_MEMORY, mem 1G -> 2G"
     ):
         run.retry(0)
+    Path("go").touch()
     run.wait(timeout=240, progress=False)
     assert changes(run, 0) == [("FAILED", "", ""), ("COMPLETED", "OUT_OF_MEMORY", "mem=2G")]
 
@@ -117,10 +119,10 @@ def test_it_ends_after_as_many_times_as_the_rules_say(local: Cluster, program) -
 def test_a_run_that_is_cancelled_is_not_run_again(local: Cluster, program) -> None:
     code = """
         if sys.argv[2] == "0": os.kill(os.getpid(), 9)
-        time.sleep(60)
+        time.sleep(300)
     """
     run = local.launch(Sweep(program(code), {"x": [0, 1]}), time="1:00:00", mem="1G", retry="by-cause")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not run.status()["reason"][0].startswith("FAILED; it runs again"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -139,7 +141,7 @@ def test_the_secrets_of_a_retry_are_those_of_the_launch(local: Cluster, program,
     monkeypatch.delenv("NX_SECRET")
     run.wait(timeout=240, progress=False)
     assert str(run.logs(0, attempt=2)) == "only at launch\n"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while os.listdir(f"{run.folder}/secrets"):
         assert time.monotonic() < deadline, "no secret stays"
         run.refresh()

@@ -25,14 +25,14 @@ def samples(run, task: str = "*") -> list[Path]:
 
 
 WAITS = """
-    deadline = time.time() + 60
+    deadline = time.time() + 500
     while not os.path.exists("go") and time.time() < deadline:
         sum(range(20000))
 """
 
 
 def launch(local, program, code: str = WAITS, **given):
-    return local.launch(Sweep(program(code), {"x": given.pop("x", [1])}), time="0:02:00", telemetry=0.1, **given)
+    return local.launch(Sweep(program(code), {"x": given.pop("x", [1])}), time="0:10:00", telemetry=0.1, **given)
 
 
 def agents(run) -> list[int]:

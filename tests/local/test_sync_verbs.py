@@ -89,7 +89,7 @@ def test_a_terminal_shows_one_line_that_goes_when_it_is_over(monkeypatch: pytest
 
 
 def test_a_notebook_shows_one_output_that_is_updated() -> None:
-    manager, client = start_new_kernel(kernel_name="python3")
+    manager, client = start_new_kernel(startup_timeout=240, kernel_name="python3")
     code = """
 from nexa_sdk.notebook.transfer import TransferProgress
 from nexa_sdk.transports.moving import Moved
@@ -100,7 +100,7 @@ with TransferProgress("Syncing <b>project</b>", shown=True) as bar:
 """
     messages = []
     try:
-        client.execute_interactive(code, timeout=30, output_hook=messages.append)
+        client.execute_interactive(code, timeout=240, output_hook=messages.append)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

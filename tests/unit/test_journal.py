@@ -131,7 +131,7 @@ def test_several_kernels_write_at_once(journal: Journal) -> None:
         "print(journal.begin(RunRecord('shared', 'local', '/', 'd', 1, 0), {}, []))\n"
     )
     kernels = [subprocess.Popen([sys.executable, "-c", code, str(k)], stdout=subprocess.PIPE, text=True) for k in range(4)]
-    said = [kernel.communicate(timeout=60)[0].strip() for kernel in kernels]
+    said = [kernel.communicate(timeout=240)[0].strip() for kernel in kernels]
     assert sorted(said) == ["None", "shared", "shared", "shared"], "the run of all four was begun once"
     assert len(journal.runs()) == 81
     assert all(found.outcome == "submitted" for record in journal.runs() for found in journal.arrays(record.id))
