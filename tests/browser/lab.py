@@ -33,7 +33,7 @@ PATIENCE = 180_000  # milliseconds
 def free_port() -> int:
     """Return a port that is free, below those of which Linux gives others one as they ask: it stays free until a server listens."""
     while True:
-        port = random.randrange(15_000, 32_000)
+        port = random.randrange(14_000, 20_000)
         with socket.socket() as listening, contextlib.suppress(OSError):
             listening.bind(("127.0.0.1", port))
             return port
@@ -174,10 +174,10 @@ class Notebook:
 
     def reload_with_widgets(self, seen: Locator) -> None:
         """Load the page anew until the widgets of the living kernel are seen: JupyterLab gives up on a busy machine after 4 s."""
-        for _ in range(3):
+        for _ in range(6):
             self.reload()
             try:
-                seen.wait_for(timeout=20_000)
+                seen.wait_for(timeout=40_000)
             except TimeoutError:
                 assert not self.page.get_by_text("Error displaying widget").is_visible()
             else:

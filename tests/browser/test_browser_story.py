@@ -100,6 +100,7 @@ def test_from_a_form_to_a_table(notebook, slurm: Cluster, lab, request, theme):
     launch.click()
     retry = out.get_by_role("button", name="Retry 4 failed")
     retry.wait_for()
+    out.locator(".nexa-task-grid").get_by_text("4 FAILED").wait_for()
     grid = out.locator("canvas.nexa-trials")
     grid.click(position={"x": 8 * 18 + 9, "y": 9})  # trial 8 is the first at lr=0.1
     out.get_by_role("log").get_by_text("the loss is NaN at lr=0.1").wait_for()

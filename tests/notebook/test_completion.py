@@ -123,7 +123,7 @@ def test_the_old_hook(ip):
 
 @pytest.fixture
 def kernel(files) -> Iterator[object]:
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(files))
+    manager, client = start_new_kernel(startup_timeout=240, kernel_name="python3", cwd=str(files))
     try:
         yield client
     finally:
@@ -132,10 +132,10 @@ def kernel(files) -> Iterator[object]:
 
 
 def test_through_a_kernel(kernel):
-    kernel.execute_interactive("%load_ext nexa_sdk\nfrom nexa_sdk import Sweep\nmine = Sweep('python train.py', {'lr': [1]})", timeout=20)
+    kernel.execute_interactive("%load_ext nexa_sdk\nfrom nexa_sdk import Sweep\nmine = Sweep('python train.py', {'lr': [1]})", timeout=240)
 
     def ask(text: str) -> list[str]:
-        content = kernel.complete(text, reply=True, timeout=20)["content"]
+        content = kernel.complete(text, reply=True, timeout=240)["content"]
         return [text[: content["cursor_start"]] + match + text[content["cursor_end"] :] for match in content["matches"]]
 
     assert ask("%nexa la") == ["%nexa launch"]

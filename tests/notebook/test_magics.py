@@ -74,7 +74,9 @@ def notebook(folder: Path, *cells: str, allow_errors: bool = False) -> nbformat.
     """Execute a notebook in a real kernel, save it, and return what was saved."""
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     made = new_notebook(cells=[new_code_cell(cell) for cell in ("%load_ext nexa_sdk", *cells)], metadata=metadata)
-    NotebookClient(made, timeout=60, allow_errors=allow_errors, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(
+        made, timeout=240, startup_timeout=240, allow_errors=allow_errors, resources={"metadata": {"path": str(folder)}}
+    ).execute()
     path = folder / "saved.ipynb"
     nbformat.write(made, path)
     return nbformat.read(path, as_version=4)
@@ -264,8 +266,8 @@ def test_run_all_twice_launches_once(ip, capsys):
 
 @pytest.mark.usefixtures("train")
 def test_cancel_and_retry_some_trials(ip):
-    run = value(ip, "%nexa launch train.py lr=1 seed=0..3 sleep=60 --time 0:10:00")
-    deadline = time.monotonic() + 20
+    run = value(ip, "%nexa launch train.py lr=1 seed=0..3 sleep=500 --time 0:10:00")
+    deadline = time.monotonic() + 240
     assert value(ip, "%nexa cancel 0,2-3").id == run.id
     while list(run.status()["state"]).count("CANCELLED") < 3:
         assert time.monotonic() < deadline

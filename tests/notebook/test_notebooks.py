@@ -27,7 +27,7 @@ TABLES = {
 
 def execute(name: str, folder: Path) -> nbformat.NotebookNode:
     """Run a notebook by nbmake in a copy of its folder, and return it as it was saved."""
-    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("images", ".ipynb_checkpoints"))
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("images", ".ipynb_checkpoints", "__pycache__"))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbmake", "--overwrite", "--nbmake-timeout=200", "-q", name],
         cwd=folder, capture_output=True, text=True, env=os.environ, check=False,

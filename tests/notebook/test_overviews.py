@@ -16,7 +16,7 @@ from nexa_sdk.notebook.views.cost import CostView
 from nexa_sdk.notebook.views.runs import RunsView
 
 WAITS = """
-    deadline = time.time() + 90
+    deadline = time.time() + 500
     while not os.path.exists("go") and time.time() < deadline:
         time.sleep(0.05)
 """
@@ -29,7 +29,7 @@ def widgets(request, monkeypatch) -> str:
 
 
 def test_a_cluster_shows_what_is_free_and_who_waits(slurm: Cluster, program, widgets) -> None:
-    run = slurm.launch(Sweep(program(WAITS), {"x": list(range(9))}), time="0:05:00", gpus=1)
+    run = slurm.launch(Sweep(program(WAITS), {"x": list(range(9))}), time="0:10:00", gpus=1)
     wait_until(lambda: run.status()["state"].tolist().count("RUNNING") == 8)
     view = ClusterView(slurm)
     assert view.look()
@@ -78,7 +78,7 @@ def test_costs_are_added_up_as_one_chooses(local: Cluster, program, widgets) -> 
 
 
 def test_runs_are_kept_up_to_date_and_one_that_is_away_is_told(local: Cluster, program, widgets, monkeypatch) -> None:
-    run = local.launch(Sweep(program(WAITS), {"x": [1, 2]}), time="0:02:00")
+    run = local.launch(Sweep(program(WAITS), {"x": [1, 2]}), time="0:10:00")
     view = RunsView()
     view.look()
     view.widget = view.build()
@@ -92,7 +92,7 @@ def test_runs_are_kept_up_to_date_and_one_that_is_away_is_told(local: Cluster, p
     wait_until(lambda: [view.look()] and "COMPLETED" in view.html())
     wait_until(lambda: "2 COMPLETED" in view._part._summary.value)
     view.close()
-    other = local.launch(Sweep(program("pass"), {"x": [3]}), time="0:02:00").wait(progress=False)
+    other = local.launch(Sweep(program("pass"), {"x": [3]}), time="0:10:00").wait(progress=False)
 
     def away(*args, **named):
         raise ClusterError("no route <b>to</b> host")

@@ -27,13 +27,13 @@ class Kernel:
     def __init__(self) -> None:
         self.manager: KernelManager
         self.client: BlockingKernelClient
-        self.manager, self.client = start_new_kernel(kernel_name="python3")
+        self.manager, self.client = start_new_kernel(startup_timeout=240, kernel_name="python3")
         self.run("%load_ext nexa_sdk")
 
     def begin(self, code: str) -> str:
         return self.client.execute(code)
 
-    def message(self, seconds: float = 60) -> dict:
+    def message(self, seconds: float = 240) -> dict:
         return self.client.get_iopub_msg(timeout=seconds)
 
     def shown(self, asked: str) -> list[dict]:
@@ -73,7 +73,7 @@ class Kernel:
         self.manager.restart_kernel(now=True)
         self.client = self.manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=240)
         self.run("%load_ext nexa_sdk")
 
     def close(self) -> None:
@@ -88,14 +88,14 @@ def kernel() -> Iterator[Kernel]:
     one.close()
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.05)
 
 
-LONG = "%%nexa remote -o y --time 0:02:00\nopen('begun', 'a').write('.')\nimport time\nwhile not __import__('os').path.exists('go'): time.sleep(0.1)\nprint('gone on')\ny = 4"
+LONG = "%%nexa remote -o y --time 0:10:00\nopen('begun', 'a').write('.')\nimport time\nwhile not __import__('os').path.exists('go'): time.sleep(0.1)\nprint('gone on')\ny = 4"
 
 
 def test_text_pictures_and_outputs_arrive_and_an_error_is_the_cells_own(kernel: Kernel) -> None:

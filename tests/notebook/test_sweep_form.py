@@ -51,7 +51,7 @@ def test_what_is_typed_is_what_is_planned_and_launched_once(form):
 
 
 def test_what_was_typed_before_the_click_and_came_after_it_launches_nothing(form, monkeypatch):
-    monkeypatch.setattr(sweep_view, "HELD_BACK", 2.0)
+    monkeypatch.setattr(sweep_view, "HELD_BACK", 8.0)
     wait_until(lambda: form.plan is not None)
     form._launch.click()
     form._fields["time"].input.value = "0:02:00"
@@ -59,6 +59,7 @@ def test_what_was_typed_before_the_click_and_came_after_it_launches_nothing(form
     assert form.run is None
     assert not runs().index.tolist()
     wait_until(lambda: form.plan is not None and not form._launch.disabled)
+    monkeypatch.setattr(sweep_view, "HELD_BACK", 0.2)
     form._launch.click()
     wait_until(lambda: form.run is not None)
     assert list(runs().index) == [form.run.id]
@@ -149,7 +150,7 @@ def test_the_order_of_parameters_and_what_goes_side_by_side(form):
 
 
 def test_a_launch_that_fails_while_something_is_wrong_stays_off(form, monkeypatch):
-    monkeypatch.setattr(sweep_view, "HELD_BACK", 1.0)
+    monkeypatch.setattr(sweep_view, "HELD_BACK", 8.0)
     wait_until(lambda: form.plan is not None)
     form._launch.click()
     form._fields["time"].input.value = "soon"
@@ -164,7 +165,7 @@ def test_what_is_typed_while_a_launch_is_under_way_can_be_launched_next(form, mo
     first, gate = form.plan, threading.Event()
 
     def submit(plan):
-        gate.wait(60)
+        gate.wait(240)
         return first.submit()
 
     monkeypatch.setattr(form, "_submit_seen", submit)
@@ -182,7 +183,7 @@ def test_what_is_typed_while_a_launch_is_under_way_can_be_launched_next(form, mo
 def test_what_the_cluster_said_of_an_older_plan_is_not_shown(form, monkeypatch):
     wait_until(lambda: form.plan is not None)
     plan, gate, preflight = form.plan, threading.Event(), type(form.plan).preflight
-    monkeypatch.setattr(type(plan), "preflight", lambda self: [gate.wait(60), preflight(self)][1])
+    monkeypatch.setattr(type(plan), "preflight", lambda self: [gate.wait(240), preflight(self)][1])
     form._check.click()
     form._fields["time"].input.value = "0:02:00"
     wait_until(lambda: form.plan not in (None, plan))

@@ -111,8 +111,8 @@ def test_what_a_callback_raises_is_told_with_its_traceback(counter):
 
 def test_what_takes_long_is_done_once_at_a_time(counter):
     view, go, done = counter(), threading.Event(), []
-    assert view.work("launch", lambda: go.wait(10), done.append)
-    assert not view.work("launch", lambda: go.wait(10), done.append)
+    assert view.work("launch", lambda: go.wait(240), done.append)
+    assert not view.work("launch", lambda: go.wait(240), done.append)
     go.set()
     wait_until(lambda: done == [True])
     wait_until(lambda: view.work("launch", lambda: 2, done.append))
@@ -121,7 +121,7 @@ def test_what_takes_long_is_done_once_at_a_time(counter):
 
 def test_of_what_is_typed_fast_only_the_newest_answer_is_used(counter):
     view, go, done = counter(), threading.Event(), []
-    view.newest("preview", lambda: go.wait(10) and 1, done.append)
+    view.newest("preview", lambda: go.wait(240) and 1, done.append)
     for number in range(2, 50):
         view.newest("preview", lambda number=number: number, done.append)
     go.set()
@@ -145,7 +145,7 @@ def test_a_part_that_is_renewed_while_it_is_made_is_made_again():
 
     def make() -> ipywidgets.Label:
         made.append(ipywidgets.Label(f"made {len(made)}"))
-        going[len(made) - 1].wait(60)
+        going[len(made) - 1].wait(240)
         return made[-1]
 
     sections = Sections(view, {"first": ipywidgets.Label(), "second": make})
@@ -181,7 +181,7 @@ def test_what_ends_while_it_is_drawn_is_drawn_at_its_end(counter):
 
 def test_words_of_one_act_are_not_taken_away_by_the_end_of_another():
     view, gate = Counter(), threading.Event()
-    view.work("ask", lambda: gate.wait(60), words="asking")
+    view.work("ask", lambda: gate.wait(240), words="asking")
     view.work("launch", lambda: 1 / 0, words="launching")
     wait_until(lambda: "ZeroDivisionError" in view.status.words)
     gate.set()

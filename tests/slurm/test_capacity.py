@@ -13,7 +13,7 @@ from nexa_sdk.capacity import partition_lines
 from nexa_sdk.scheduling.slurm.nodes import read_nodes, read_queue
 
 WAITS = """
-    deadline = time.time() + 90
+    deadline = time.time() + 500
     while not os.path.exists("go") and time.time() < deadline:
         time.sleep(0.05)
 """
@@ -31,9 +31,9 @@ def test_gpus_and_cores_that_a_run_takes_are_not_free(slurm: Cluster, program) -
     lines = partition_lines(slurm)
     assert list(lines) == slurm.partitions()
     assert lines["gpu"] == f"{cores} of {cores} cores free · 8 of 8 h100 GPUs free"
-    run = slurm.launch(Sweep(program(WAITS), {"x": list(range(12))}), time="0:05:00", gpus=1)
+    run = slurm.launch(Sweep(program(WAITS), {"x": list(range(12))}), time="0:10:00", gpus=1)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while run.status()["state"].tolist().count("RUNNING") < 8:
             assert time.monotonic() < deadline
             time.sleep(0.2)

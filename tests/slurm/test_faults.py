@@ -164,7 +164,7 @@ def test_ctrl_c_in_a_submission_is_heard_when_all_is_submitted(slurm: Cluster, s
     for count in (1, 2):  # who is impatient presses it again
         wait_until(lambda count=count: len(begun.read_text().splitlines()) >= count)
         launching.send_signal(signal.SIGINT)
-    said, errors = launching.communicate(timeout=60)
+    said, errors = launching.communicate(timeout=240)
     assert launching.returncode != 0
     assert "KeyboardInterrupt" in errors.splitlines()[-1]
     run_id, *rest = said.splitlines()
@@ -189,7 +189,7 @@ def test_a_crash_before_sbatch_leaves_a_run_that_never_was(slurm: Cluster, progr
         f"open({str(who)!r}, 'w').write(str(os.getpid()))\n"
         f"Cluster('sandbox').launch(Sweep([{sys.executable!r}, 'train.py'], {{'x': [1, 2]}}), time='0:05:00')\n"
     )
-    crashed.communicate(timeout=60)
+    crashed.communicate(timeout=240)
     assert crashed.returncode == -signal.SIGKILL
     (lost,) = runs().index
     assert states(attach(lost)) == ["UNKNOWN", "UNKNOWN"], "as far as anybody can say, it may yet arrive"

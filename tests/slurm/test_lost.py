@@ -63,10 +63,10 @@ def test_what_slurm_forgot_beside_trials_that_ran_is_run_again_by_force(forgetfu
 
 @pytest.mark.parametrize("trials", [None, [1]])
 def test_a_job_that_was_given_the_id_of_a_lost_one_is_not_cancelled(slurm: Cluster, trials: list[int] | None) -> None:
-    run = slurm.launch(Sweep(["sleep", "60"], {"n": [0, 1]}, style="env"), time="0:05:00")
+    run = slurm.launch(Sweep(["sleep", "500"], {"n": [0, 1]}, style="env"), time="0:10:00")
     wait_until(lambda: run.refresh()[0].status.state.value == "RUNNING")
     raw("scancel", str(run.last_known[0].job_id))
-    other = raw("sbatch", "--parsable", "--array=0-1", "--output=/dev/null", "--job-name=other", "--wrap", "sleep 60").strip()
+    other = raw("sbatch", "--parsable", "--array=0-1", "--output=/dev/null", "--job-name=other", "--wrap", "sleep 500").strip()
     try:
         Journal().settle(f"{run.id}-0", "submitted", job_id=other)  # as if the controller had lost it, and counted anew
         run.cancel(trials)

@@ -96,7 +96,7 @@ def test_a_task_that_slurm_ended_for_its_memory_says_so_in_its_own_log(slurm: Cl
         if first and sys.argv[2] == "hungry":
             held = bytearray(200 << 20)
             held[::4096] = b"x" * len(held[::4096])
-            time.sleep(120)
+            time.sleep(280)
         if first and sys.argv[2] == "told": sys.exit("slurmstepd: error: Detected 1 oom_kill event in StepId=1.batch.")
         sys.exit(3 * (sys.argv[2] == "wrong"))
     """

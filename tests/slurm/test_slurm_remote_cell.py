@@ -19,20 +19,20 @@ def test_a_cell_with_its_gpu_comes_back_and_is_executed_anew(slurm: Cluster, cap
         )
 
     first = launch()
-    found = first.result(timeout=120)
+    found = first.result(timeout=240)
     assert found["y"] == 10
     assert len(found["gpus"].split(",")) == 1
     assert capsys.readouterr().out.startswith("on ")
     second = launch()
     assert second.id != first.id
-    assert second.result(timeout=120)["y"] == 10
+    assert second.result(timeout=240)["y"] == 10
 
 
 def test_an_error_and_a_job_that_is_cancelled(slurm: Cluster) -> None:
     failed = slurm.remote("1 / 0", time="0:05:00")
     with pytest.raises(CellFailed, match="ZeroDivisionError: division by zero"):
-        failed.result(timeout=120)
-    waits = slurm.remote("import time; time.sleep(100)", time="0:05:00")
+        failed.result(timeout=240)
+    waits = slurm.remote("import time; time.sleep(280)", time="0:05:00")
     waits.cancel()
     with pytest.raises(CellFailed, match="ended before its code did: it is CANCELLED"):
-        waits.result(timeout=120)
+        waits.result(timeout=240)

@@ -142,9 +142,9 @@ def test_secrets_go_to_the_second_attempt_and_then_away(slurm: Cluster, program,
 def test_a_run_that_is_cancelled_is_not_run_again(slurm: Cluster, program) -> None:
     code = """
         if sys.argv[2] == "0": os.kill(os.getpid(), 9)
-        time.sleep(100)
+        time.sleep(500)
     """
-    run = slurm.launch(Sweep(program(code), {"x": [0, 1]}), time="0:05:00", mem="100M", retry="by-cause")
+    run = slurm.launch(Sweep(program(code), {"x": [0, 1]}), time="0:10:00", mem="100M", retry="by-cause")
     wait_until(lambda: run.status()["reason"][0].startswith("FAILED; it runs again when its array has ended: OUT_OF_MEMORY"))
     assert not run.is_finished
     with pytest.raises(InvalidInput, match="trial 0 is PENDING"):
@@ -171,7 +171,7 @@ def test_a_keeper_that_is_lost_is_said_and_sent_again(slurm: Cluster, program, m
 
 
 def test_a_rolling_submission_goes_on_though_the_process_that_launched_is_dead(slurm: Cluster, program) -> None:
-    program("time.sleep(1)")
+    program("while not os.path.exists('go'): time.sleep(0.05)\ntime.sleep(1)")
     run_id = launched_by_a_process_that_dies(
         f"""run = Cluster("sandbox").launch(Sweep(["{sys.executable}", "train.py"], {{"x": range(9)}}), time="0:05:00", rolling=8)"""
     )
@@ -179,6 +179,7 @@ def test_a_rolling_submission_goes_on_though_the_process_that_launched_is_dead(s
     assert "its array is submitted when there is room" in set(run.status()["reason"])
     most = 0
     names = ",".join([f"{run_id}-{n}{keeper}" for n in range(5) for keeper in ("", "-keeper")])
+    Path("go").touch()
     while kept(run) != [f"{run_id}-{n}" for n in range(5)]:
         most = max(most, len(raw("squeue", "-h", "-r", "-n", names, "-o", "%i").split()))
         time.sleep(0.1)
@@ -189,7 +190,7 @@ def test_a_rolling_submission_goes_on_though_the_process_that_launched_is_dead(s
 
 
 def test_a_rolling_submission_that_is_cancelled_submits_no_more(slurm: Cluster, program) -> None:
-    run = slurm.launch(Sweep(program("time.sleep(100)"), {"x": range(9)}), time="0:05:00", rolling=8)
+    run = slurm.launch(Sweep(program("time.sleep(500)"), {"x": range(9)}), time="0:10:00", rolling=8)
     with pytest.raises(InvalidInput, match="trial 5 can't be cancelled alone: its array is not submitted yet. Cancel 4-5"):
         run.cancel(5)
     run.cancel([4, 5])

@@ -19,7 +19,7 @@ from stand_in import library_folder  # noqa: E402
 pytestmark = pytest.mark.usefixtures("slurm")
 
 WAITS = """
-    deadline = time.time() + 90
+    deadline = time.time() + 500
     while not os.path.exists("go") and time.time() < deadline:
         sum(range(20000))
     sys.exit(int(sys.argv[2]))
@@ -28,7 +28,7 @@ WAITS = """
 
 def launch(slurm: Cluster, program, code: str = WAITS, **given):
     env = {"LD_LIBRARY_PATH": str(library_folder()), "STAND_IN_GPUS": "4", "STAND_IN_BUSY": "98,0,50,7"}
-    return slurm.launch(Sweep(program(code), {"code": given.pop("codes", [0])}), time="0:05:00", telemetry=0.2, env=env, **given)
+    return slurm.launch(Sweep(program(code), {"code": given.pop("codes", [0])}), time="0:10:00", telemetry=0.2, env=env, **given)
 
 
 def test_the_samples_of_every_task_lie_in_the_runs_folder(slurm: Cluster, program) -> None:

@@ -75,7 +75,7 @@ def play(plan: Plan, cut: Cut, line: Line, *, of: int, begun: Callable[[], Count
 
 
 def until_it_answers(ask: Callable[[], Run]) -> Run:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while True:
         try:
             return ask()

@@ -236,7 +236,7 @@ def test_cancelling_one_and_all(two: Cluster, hosts: Hosts) -> None:
 def test_failed_trials_are_run_again_also_by_their_cause(two: Cluster) -> None:
     words = 'test -e "$NEXA_RUN.$NEXA_TRIAL" || { touch "$NEXA_RUN.$NEXA_TRIAL"; exit $((NEXA_TRIAL % 2)); }'
     run = two.launch(Sweep(["sh", "-c", words], {"n": range(4)}, style="env"), time="0:05:00", workdir="/root").wait(
-        60, check=False, progress=False
+        240, check=False, progress=False
     )
     assert states(run) == ["COMPLETED", "FAILED"] * 2
     run.retry(by="cause")
@@ -484,7 +484,7 @@ def test_one_host_alone_can_wait_and_go_ahead(ssh: Path, two: Cluster) -> None:
     later.wait(timeout=240, progress=False)
     assert states(run) == ["COMPLETED"] * 3
     failing = one.launch(Sweep("false", {"n": range(3)}), canary=True, time="0:05:00", workdir="/root").wait(
-        60, check=False, progress=False
+        240, check=False, progress=False
     )
     assert states(failing) == ["FAILED", "CANCELLED", "CANCELLED"]
 

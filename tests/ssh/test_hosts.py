@@ -27,7 +27,7 @@ def run(ssh: Path) -> Run:
 
     def run(host: str, command: str, *options: str, **more) -> CompletedProcess[str]:
         words = ["ssh", "-F", str(ssh), *options, "-o", "BatchMode=yes", host, command]
-        return subprocess.run(words, text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, **more)
+        return subprocess.run(words, text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=240, **more)
 
     return run
 
@@ -123,7 +123,7 @@ def test_a_cut_cable_is_silence_and_an_open_connection_survives_it(ssh: Path, ho
     assert process.poll() is None
     hosts["gpu1"].heal()
     assert run("gpu1", "true").returncode == 0
-    assert process.communicate("still here\n", timeout=30)[0] == "still here\n"
+    assert process.communicate("still here\n", timeout=120)[0] == "still here\n"
 
 
 def test_a_hung_host_accepts_and_does_not_answer(ssh: Path, hosts: Hosts, run: Run) -> None:
@@ -131,17 +131,17 @@ def test_a_hung_host_accepts_and_does_not_answer(ssh: Path, hosts: Hosts, run: R
     patient = _open(ssh, "gpu1", "cat")
     hosts["gpu1"].hang()
     assert "banner exchange" in run("gpu1", "true", "-o", "ConnectTimeout=1").stderr
-    assert "not responding" in process.communicate(timeout=30)[0]
+    assert "not responding" in process.communicate(timeout=120)[0]
     hosts["gpu1"].unhang()
     assert run("gpu1", "true").returncode == 0
-    assert patient.communicate("still here\n", timeout=30)[0] == "still here\n"
+    assert patient.communicate("still here\n", timeout=120)[0] == "still here\n"
 
 
 def test_without_its_listener_open_connections_go_on(ssh: Path, hosts: Hosts, run: Run) -> None:
     process = _open(ssh, "gpu1", "cat")
     hosts["gpu1"].kill_sshd()
     assert "Connection refused" in run("gpu1", "true").stderr
-    assert process.communicate("still here\n", timeout=30)[0] == "still here\n"
+    assert process.communicate("still here\n", timeout=120)[0] == "still here\n"
     hosts["gpu1"].start_sshd()
     assert run("gpu1", "true").returncode == 0
 
@@ -149,7 +149,7 @@ def test_without_its_listener_open_connections_go_on(ssh: Path, hosts: Hosts, ru
 def test_without_any_sshd_connections_end(ssh: Path, hosts: Hosts) -> None:
     process = _open(ssh, "gpu1", "cat")
     hosts["gpu1"].kill_sshd(everything=True)
-    process.communicate(timeout=10)
+    process.communicate(timeout=120)
     assert process.returncode == 255
 
 
@@ -163,7 +163,7 @@ def test_a_reboot_keeps_disk_and_key_and_says_nothing_to_connections(ssh: Path, 
     assert (done.returncode, done.stdout) == (0, "kept\n"), done.stderr
     time.sleep(0.5)
     assert process.poll() is None
-    process.communicate("anyone?\n", timeout=30)
+    process.communicate("anyone?\n", timeout=120)
     assert process.returncode == 255
 
 
@@ -245,7 +245,7 @@ def test_slurm_works_in_login_shells_and_in_them_alone(slurm_login: Host, run: R
 def test_slurm_comes_back_after_a_reboot(slurm_login: Host, run: Run) -> None:
     run("login", "bash -lc 'sbatch --wait --job-name=before --wrap true'")
     told = "bash -lc 'sacct --format=jobname%30 --noheader'"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while "before" not in run("login", told).stdout:
         assert time.monotonic() < deadline
         time.sleep(0.5)
@@ -273,7 +273,7 @@ def test_a_killed_session_leaves_no_process_and_the_next_removes_the_rest() -> N
         assert Path("/tmp", name).exists()  # it lives: nothing of it is touched
         assert Path("/proc", pid).exists()
         other.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 240
     while Path("/proc", pid).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
