@@ -260,6 +260,16 @@ def test_a_chart_loses_nothing_while_the_front_end_speaks(monkeypatch):
         sys.setswitchinterval(interval)
 
 
+def test_a_front_end_that_comes_later_has_the_chart_as_it_is_now():
+    chart, picture = UtilizationChart(), Painter().picture([series([(600, FINE, [BUSY, IDLE])])])
+    chart.update(picture, "train")
+    state = chart.widget.get_state()
+    drawn = top_picture.figure(picture, "train")
+    assert [trace["name"] for trace in state["_widget_data"]] == [trace["name"] for trace in drawn["data"]]
+    assert state["_widget_data"][0]["y"]["shape"] == (len(picture.time),)
+    assert state["_widget_layout"]["title"]["text"] == chart.widget.layout.title.text
+
+
 def test_a_chart_that_was_half_drawn_is_drawn_anew(monkeypatch):
     chart, picture = UtilizationChart(), Painter().picture([series([(600, FINE, [BUSY, IDLE])])])
     with monkeypatch.context() as broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -97,6 +98,15 @@ def _figure_class() -> Any:
         def set_state(self, sync_data: dict[str, Any]) -> None:
             with self._lock:
                 super().set_state(sync_data)
+
+        def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+            """Return the figure as it is, for a front end that comes later; plotly has it there as it was made."""
+            with self._lock:
+                if key is None and "_layout_obj" in self.__dict__:
+                    now = {"_widget_data": self._data, "_widget_layout": self._layout_obj._props}
+                    self._trait_values.update(copy.deepcopy(now))
+                state: dict[str, Any] = super().get_state(key, drop_defaults)
+                return state
 
     return Figure
 
