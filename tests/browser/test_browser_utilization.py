@@ -24,6 +24,12 @@ DRAWN = """() => {
     return found.length === 1 && found[0].data.length ? [found[0].data.length, found[0].data[0].y.length, found[0].layout.xaxis.range] : null;
 }"""
 
+FITS = """() => {
+    const plot = document.querySelector('.js-plotly-plot');
+    const drawn = Number(plot.querySelector('.main-svg').getAttribute('width'));
+    return drawn === plot.clientWidth && Math.abs(drawn - plot.closest('.jp-OutputArea-output').clientWidth) < 60;
+}"""
+
 # On a busy machine a large script takes longer to load than anywidget waits for one.
 SLOWLY = """() => {
     const Whole = Blob;
@@ -49,6 +55,11 @@ def test_a_chart_grows_in_place_and_is_whole_in_another_kernel(notebook, program
     expect(out.locator(".js-plotly-plot .scatterlayer .js-line")).to_have_count(3)
     assert serious(page, 1) == []
     page.screenshot("utilization", out)
+    page.page.set_viewport_size({"width": 700, "height": 1000})
+    page.page.wait_for_function(FITS)
+    page.page.wait_for_function(f"() => document.querySelector('.js-plotly-plot').data[0].y.length > {spans + 4}")
+    page.page.set_viewport_size({"width": 1280, "height": 1000})
+    page.page.wait_for_function(FITS)
     page.restart()
     page.run(0), page.run(1)
     page.page.wait_for_function(f"() => {{ const found = ({DRAWN})(); return found && found[1] > {spans + 2}; }}")

@@ -134,11 +134,12 @@ class CostView(View):
 
     def _drawn(self, *, treemap: bool) -> ipywidgets.Widget:
         import ipywidgets as w
-        import plotly.graph_objects as go
+
+        from nexa_sdk.notebook.widgets.figure import figure_widget
 
         if not self.report:
             return w.HTML("<div>Nothing was used.</div>")
-        figure = go.FigureWidget(self.report.plot(self._group, treemap=treemap))
+        figure = figure_widget(self.report.plot(self._group, treemap=treemap))
         clear, grey = "rgba(0,0,0,0)", "rgba(127,127,127,1)"  # reads on light and on dark
         figure.update_layout(height=380, paper_bgcolor=clear, plot_bgcolor=clear, font={"color": grey})
         return figure

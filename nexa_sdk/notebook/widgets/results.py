@@ -8,6 +8,7 @@ import ipywidgets
 
 from nexa_sdk.notebook import front_end
 from nexa_sdk.notebook.view import close_widgets
+from nexa_sdk.notebook.widgets.figure import figure_widget
 from nexa_sdk.notebook.widgets.table import table_widget
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def results_widget(view: View, run: Run) -> ipywidgets.Widget:
         def make() -> Any:
             import plotly.graph_objects as go
 
-            figure = figure_of(run, results, *chosen)
-            return go.FigureWidget(figure)
+            return figure_widget(go.Figure(figure_of(run, results, *chosen)))
 
         def put(widget: Any) -> None:
             before, place.children = place.children, [widget]

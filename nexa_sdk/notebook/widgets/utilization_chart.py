@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nexa_sdk.notebook import top_picture
+from nexa_sdk.notebook.widgets.figure import figure_widget
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +32,14 @@ class UtilizationChart:
     """
 
     def __init__(self) -> None:
-        self.widget = _figure_class()()
+        self.widget = figure_widget()
         self._shape: tuple[object, ...] | None = None
         self._places: dict[Key, int] = {}  # of the traces in the figure
         self._sent: dict[Key, NDArray[np.float32]] = {}
 
     def update(self, picture: Picture, title: str) -> None:
         """Show a picture, sending what has changed since the last one."""
-        with self.widget._lock:
+        with self.widget.lock:
             try:
                 self._update(picture, title)
             except BaseException:
@@ -73,42 +70,6 @@ class UtilizationChart:
                 if not np.array_equal(self._sent[key], values, equal_nan=True):
                     self._sent[key] = values
                     self.widget.data[self._places[key]][key.what] = _sendable(values)
-
-
-@cache
-def _figure_class() -> Any:
-    import plotly.graph_objects as go
-    import traitlets
-
-    class Figure(go.FigureWidget):  # type: ignore[misc]
-        """A figure that takes a message of the front end, or is changed by a thread, one at a time.
-
-        Plotly sends by setting a trait and emptying it at once. While a message comes in, traitlets gather
-        changes and keep the last of each: what another thread sends in that moment would be lost. So would be
-        what a front end gets before it has loaded plotly's script: the script beside this file keeps it.
-        """
-
-        _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-        _script = traitlets.Unicode(str(go.FigureWidget._esm)).tag(sync=True)
-
-        def __init__(self) -> None:
-            self._lock = threading.RLock()
-            super().__init__()
-
-        def set_state(self, sync_data: dict[str, Any]) -> None:
-            with self._lock:
-                super().set_state(sync_data)
-
-        def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
-            """Return the figure as it is, for a front end that comes later; plotly has it there as it was made."""
-            with self._lock:
-                if key is None and "_layout_obj" in self.__dict__:
-                    now = {"_widget_data": self._data, "_widget_layout": self._layout_obj._props}
-                    self._trait_values.update(copy.deepcopy(now))
-                state: dict[str, Any] = super().get_state(key, drop_defaults)
-                return state
-
-    return Figure
 
 
 class Key(NamedTuple):
