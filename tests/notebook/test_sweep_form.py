@@ -254,6 +254,20 @@ def test_a_saved_script_overwrites_nothing_unasked(form):
     wait_until(lambda: Path("job.sbatch").read_text() == form.plan.script)
 
 
+def test_an_empty_form_is_nobodys_mistake_until_something_was_written(monkeypatch):
+    monkeypatch.setattr(front_end, "widgets", lambda: "core")
+    view = SweepView()
+    view.widget = view.build()
+    command = view._fields["command"]
+    assert "python train.py" in view._counted.value
+    assert 'role="alert"' not in command._words.value
+    assert view._launch.disabled
+    command.input.value = "python train.py"
+    command.input.value = ""
+    assert "nothing is said to run" in command._words.value
+    view.close()
+
+
 def test_a_sweep_is_edited_and_one_that_a_function_chose_is_not(capsys):
     sweep = Sweep("python t.py --data 'a b'", {"lr": [1e-3, 1e-4], "seed": range(3)}, fixed={"x": "a, b"}, env={"A": "1"}, name="study")
     draft = Draft.of(sweep)

@@ -83,6 +83,7 @@ class SweepView(View):
         self._asked = ""  # the cluster whose partitions these are
         self._partitions: dict[str, str] = {}
         self._before = ""
+        self._is_begun = False  # an empty form is nobody's mistake
         self._part: View | None = None
         self._is_filling = False
         self._unnamed_since = -1e9
@@ -325,11 +326,11 @@ class SweepView(View):
         self._launch.disabled = self._check.disabled = True
         self.plan = None
         problems = draft.problems()
-        self._mark(problems)
+        self._is_begun |= bool(draft.command.strip() or draft.parameters)
+        self._mark({name: words for name, words in problems.items() if self._is_begun or name != "command"})
         if problems:
-            self._counted.value = (
-                f"<b>Not yet</b>: {html.escape('; '.join(problems.values()))}" if draft.command.strip() else "<b>A new sweep</b>"
-            )
+            begin = "<b>A new sweep</b>: write its command, as in <code>python train.py</code>"
+            self._counted.value = f"<b>Not yet</b>: {html.escape('; '.join(problems.values()))}" if draft.command.strip() else begin
             not_yet = f"# not yet: {DraftError(problems)}"
             self._put_nothing("", {"python": not_yet, "yaml": not_yet})
             return
