@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -276,7 +277,7 @@ class Connection:
         while True:
             transport = self.open()
             try:
-                return transport.open_session(timeout=min(timeout, self.settings.connect_timeout))
+                return _session_of(transport, min(timeout, self.settings.connect_timeout))
             except (paramiko.SSHException, EOFError, OSError) as error:
                 # Refused: its administrators allow fewer, or one is only being closed. Else the line may be dead.
                 is_alive = transport.is_active() and (isinstance(error, paramiko.ChannelException) or self.check(transport))
@@ -324,6 +325,26 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has t
 
 _connections: dict[tuple[SshSettings, str], Connection] = {}
 _registry = threading.Lock()
+
+
+def _session_of(transport: paramiko.Transport, timeout: float) -> paramiko.Channel:
+    """Open a session; one that is interrupted on its way is closed when it is there, for its host counts it."""
+    if threading.current_thread() is not threading.main_thread():  # no other is interrupted
+        return transport.open_session(timeout=timeout)
+    opened: Future[paramiko.Channel] = Future()
+
+    def ask_for_it() -> None:
+        try:
+            opened.set_result(transport.open_session(timeout=timeout))
+        except BaseException as error:  # noqa: BLE001  who waits gets it
+            opened.set_exception(error)
+
+    threading.Thread(target=ask_for_it, name="nexa-session", daemon=True).start()
+    try:
+        return opened.result()
+    except KeyboardInterrupt:
+        opened.add_done_callback(lambda done: None if done.exception() else done.result().close())
+        raise
 
 
 def connection(settings: SshSettings, *, purpose: str = "control") -> Connection:

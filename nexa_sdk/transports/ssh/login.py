@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["A_PERSON", "Login"]
 
 A_PERSON = 120.0  # seconds to find a one-time code
-AN_AGENT = 5.0  # seconds to list its keys
+AN_AGENT = 10.0  # seconds to list its keys
 ATTEMPTS = 3  # at a passphrase or a password that is mistyped
 
 
