@@ -284,7 +284,7 @@ class Run:
     @cached_property
     def watched(self) -> Watched:
         """What is known of what its nodes do."""
-        return Watched(self, transport=self._transport, prometheus=self._prometheus)
+        return Watched(self, transport=self._transport, prometheus=self._prometheus, usage=self._scheduler.usage)
 
     def top(self, trials: int | Sequence[int] | None = None) -> UtilizationView:
         """Show live what the run's GPUs and nodes do; it stops by itself when the run has ended.

@@ -12,6 +12,7 @@ from nexa_sdk.errors import InvalidInput
 from nexa_sdk.monitoring import frames
 from nexa_sdk.monitoring.telemetry import Telemetry
 from nexa_sdk.monitoring.verdicts import Verdict, idle_gpu_hours, judge, read_price, tabulate, with_cost
+from nexa_sdk.scheduling.base import ArrayHandle
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from nexa_sdk.monitoring.samples import Series
     from nexa_sdk.rates import Price
     from nexa_sdk.run import Run
+    from nexa_sdk.scheduling.base import Usage
     from nexa_sdk.transports.base import Transport
 
 __all__ = ["Watched"]
 
+ACCOUNTING = 30.0  # seconds between two questions to it
 OF_NO_GPU = ("ram-spare", "cores-spare", "unknown")  # rules that look at none
 NOTHING = (
     "nothing is known of the utilization of {run}: it was launched without telemetry. Launch with telemetry=True (--telemetry), or give it "
@@ -41,11 +44,23 @@ class Watched:
     transport : Transport
     prometheus : callable
         Returns the address of a Prometheus that knows the run's nodes, or None.
+    usage : callable
+        Asks accounting about arrays; see :meth:`nexa_sdk.scheduling.base.Scheduler.usage`.
     """
 
-    def __init__(self, run: Run, *, transport: Transport, prometheus: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        transport: Transport,
+        prometheus: Callable[[], str | None],
+        usage: Callable[[Sequence[ArrayHandle]], list[Usage] | None],
+    ) -> None:
         self._run = run
         self._prometheus = prometheus
+        self._usage = usage
+        self._ids: dict[str, str] = {}
+        self._ids_at = -1e9
         self._telemetry = Telemetry(transport, run.folder)
         self._lock = threading.Lock()
         self._asked: list[Series] = []
@@ -81,7 +96,7 @@ class Watched:
                 for attempt in self._run.known_attempts
                 if attempt.status.node and attempt.status.start is not None
             ]
-            self._asked = Prometheus(self.address).series(wanted)
+            self._asked = Prometheus(self.address).series(wanted, ids=self._own_ids)
             self.version += 1
             return True
 
@@ -91,6 +106,16 @@ class Watched:
         if self.address is None:
             return self._telemetry.series(tasks)
         return [one for one in self._asked if tasks is None or one.task in tasks]
+
+    def _own_ids(self) -> dict[str, str]:
+        """Return the id that each task has alone, as far as accounting knows it by now."""
+        attempts = self._run.known_attempts
+        lacking = {one.array.token: one.array for one in attempts if one.status.node and one.job not in self._ids}
+        if lacking and time.monotonic() - self._ids_at > ACCOUNTING:
+            handles = [ArrayHandle(str(array.job_id), self._run.folder, array.size, array.token) for array in lacking.values()]
+            self._ids |= {usage.job: usage.raw for usage in self._usage(handles) or ()}
+            self._ids_at = time.monotonic()
+        return self._ids
 
     def frame(self, trials: int | Sequence[int] | None = None, *, every: float | None = None) -> pd.DataFrame:
         """Fetch what is new, and tabulate all; see :meth:`nexa_sdk.Run.utilization`."""

@@ -13,7 +13,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexa_sdk.errors import ClusterError, Unreachable
@@ -88,11 +89,18 @@ class Prometheus:
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
 
-    def series(self, wanted: Sequence[Wanted]) -> list[Series]:
+    def series(self, wanted: Sequence[Wanted], *, ids: Callable[[], Mapping[str, str]] = dict) -> list[Series]:
         """Return the curves of tasks' nodes while these ran.
 
         All GPUs of a node are a task's, unless the exporter knows its job (label ``hpc_job``). What is
         wanted of a task for several of its trials is one curve: it has its GPUs once.
+
+        Parameters
+        ----------
+        wanted : sequence of Wanted
+        ids : callable, optional
+            Returns the id that a task has alone, by ``<job>_<task>``: an exporter hears of that one. It
+            is called where one knows jobs; a task of an array that it does not tell of has no GPUs.
 
         Raises
         ------
@@ -107,10 +115,15 @@ class Prometheus:
         begin, end = min(one.begin for one in wanted), max(one.end for one in wanted)
         step = max(FINEST, math.ceil((end - begin) / MOST_POINTS))
         curves = self._curves(nodes, begin, end, step)
+        known = dict(ids()) if any(curve.job for curve in curves) else {}
+        tasks = Counter(task.partition("_")[0] for task in {one.task for one in wanted})
+        for task in {one.task for one in wanted} - known.keys():
+            if tasks[job := task.partition("_")[0]] == 1:  # one alone has its array's
+                known[task] = job
         found = []
         for one in _joined(wanted):
             for node in expand_nodes(one.nodes):
-                there = [curve for curve in curves if curve.node == node and curve.job in ("", one.task, one.task.partition("_")[0])]
+                there = [curve for curve in curves if curve.node == node and curve.job in ("", one.task, known.get(one.task))]
                 knows_job = any(curve.job for curve in there)
                 mine = [curve for curve in there if curve.job or curve.gpu is None or not knows_job]
                 told = _assemble(one.task, node, mine, one.begin, one.end, step)

@@ -131,3 +131,17 @@ def test_a_requeued_task_goes_on_in_its_file(slurm: Cluster, program) -> None:
 
 def test_no_running_job_is_an_empty_table(slurm: Cluster) -> None:
     assert slurm.utilization().empty
+
+
+def test_accounting_tells_the_id_that_each_task_of_an_array_has_alone(slurm: Cluster, program) -> None:
+    """It is the one that DCGM's exporter hears of."""
+    tell = 'open(os.environ["NEXA_RESULTS"], "a").write(json.dumps({"id": os.environ["SLURM_JOB_ID"]}) + "\\n")'
+    run = slurm.launch(Sweep(program(f"import json\n{tell}"), {"x": range(3)}), time="0:10:00").wait()
+    told = dict(zip(run.status()["job"], run.results()["id"].astype(str), strict=True))
+    assert len(set(told.values())) == 3
+
+    def known() -> bool:  # accounting is some seconds late
+        run.watched._ids_at = -1e9
+        return run.watched._own_ids() == told
+
+    wait_until(known)

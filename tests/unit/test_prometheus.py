@@ -113,6 +113,14 @@ def test_gpus_whose_job_the_exporter_knows_are_that_jobs_alone(server, monkeypat
     assert set(one.values("cpu")) == {12.5}, "what the node does is known all the same"
 
 
+def test_each_task_of_an_array_has_the_gpus_of_the_id_that_it_has_alone(server):
+    told = [curve("DCGM_FI_DEV_GPU_UTIL", gpu, "50", hpc_job=job) for gpu, job in enumerate(("8", "7", "9"))]
+    server.answers = [(200, {"status": "success", "data": {"result": rows}}) for rows in (told, [])]
+    wanted = [Wanted(f"7_{task}", "n1", BEGIN, BEGIN + 100) for task in range(3)]
+    found = Prometheus(server.address).series(wanted, ids=lambda: {"7_0": "8", "7_1": "7"})
+    assert [(one.task, [device.index for device in one.devices]) for one in found] == [("7_0", [0]), ("7_1", [1])]
+
+
 def test_now_is_the_last_sample_of_every_node(server):
     assert frame(Prometheus(server.address).now()).empty, "recorded long ago: that is not now"
     late = {"metric": GPUS[0]["metric"], "values": [[time.time() - 60, "11"], [time.time() - 30, "22"]]}
