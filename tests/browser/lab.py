@@ -135,14 +135,18 @@ class Notebook:
         return notebook
 
     def _wait_begun(self) -> None:
-        """Run the first cell until it ran: what is run while the kernel is not there yet is dropped, and nothing says so."""
+        """Run the first cell until it ran: what is run before the kernel is there is dropped, or a dialog asks for a kernel."""
         for _ in range(60):
-            self.run(0)
             try:
+                answer = self.page.locator(".jp-Dialog .jp-mod-accept")
+                if answer.is_visible():
+                    answer.click(timeout=3_000)
+                self.cell(0).locator(".jp-InputPrompt").click(timeout=3_000)
+                self.page.keyboard.press("Control+Enter")
                 return self.cell(0).get_by_text(re.compile(r"^\[\d+\]:")).wait_for(timeout=3_000)
             except TimeoutError:
                 continue
-        raise AssertionError("the kernel does not begin")
+        raise AssertionError(f"the kernel does not begin: {self.page.locator('.jp-Dialog').all_inner_texts()}")
 
     def wait_idle(self) -> None:
         self.page.get_by_text(re.compile(r"\| Idle$")).wait_for()
