@@ -46,10 +46,16 @@ def plain_box() -> Iterator[Loopback]:
 
 
 @pytest.fixture
-def line(box: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+def end(box: Loopback) -> Loopback:
+    """Return the host that a line leads to; tests without Slurm name the plain one instead."""
+    return box
+
+
+@pytest.fixture
+def line(end: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     """Return a line to the host that can be cut."""
-    monkeypatch.setenv("NEXA_SSH_CONFIG", str(box.config))
-    line = Line(box.port)
+    monkeypatch.setenv("NEXA_SSH_CONFIG", str(end.config))
+    line = Line(end.port)
     yield line
     line.close()
 

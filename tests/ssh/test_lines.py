@@ -12,7 +12,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,11 +29,8 @@ PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
 @pytest.fixture
-def line(plain_box: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    monkeypatch.setenv("NEXA_SSH_CONFIG", str(plain_box.config))
-    line = Line(plain_box.port)
-    yield line
-    line.close()
+def end(plain_box: Loopback) -> Loopback:
+    return plain_box
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,11 +22,8 @@ from nexa_sdk.transports import rsync_mover
 
 
 @pytest.fixture
-def line(plain_box: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    monkeypatch.setenv("NEXA_SSH_CONFIG", str(plain_box.config))
-    line = Line(plain_box.port)
-    yield line
-    line.close()
+def end(plain_box: Loopback) -> Loopback:
+    return plain_box
 
 
 @pytest.fixture(params=["rsync", "SFTP"])

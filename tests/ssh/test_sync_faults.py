@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,11 +30,8 @@ LARGE, SMALL = 6_000_000, 40  # bytes of the one large file, and how many small 
 
 
 @pytest.fixture
-def line(plain_box: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    monkeypatch.setenv("NEXA_SSH_CONFIG", str(plain_box.config))
-    line = Line(plain_box.port)
-    yield line
-    line.close()
+def end(plain_box: Loopback) -> Loopback:
+    return plain_box
 
 
 @pytest.fixture
