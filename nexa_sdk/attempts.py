@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nexa_sdk.errors import ClusterError, JournalError, RunNotFound
 from nexa_sdk.keepers import Keepers, Orders
@@ -188,7 +188,7 @@ class Attempts:
             places = array.places()
             if array.final is not None:
                 statuses[array.token] = {
-                    (task, slot): _read_final(final) for (task, slot, _), final in zip(places, array.final, strict=True)
+                    (task, slot): TaskStatus.read(final) for (task, slot, _), final in zip(places, array.final, strict=True)
                 }
             elif array.job_id is not None:
                 cancelled = {task for text in cancels.get(array.token, []) for task in parse_tasks(text)}
@@ -319,7 +319,7 @@ class Attempts:
         ]
         for array in ended:
             known = statuses[array.token]
-            final = [_write_final(known[task, slot]) for task, slot, _ in array.places()]
+            final = [known[task, slot].written() for task, slot, _ in array.places()]
             self._write(lambda array=array, final=final: self._journal.finish(array.token, final))  # type: ignore[misc]
             if self._has_secrets() and not (self.keepers is not None and self.keepers.has_secrets_of(array.token)):
                 self._transport.at(array.nodes).remove([f"{self._folder}/secrets/{array.token}"])
@@ -350,14 +350,3 @@ def _not_submitted(array: ArrayRecord) -> TaskStatus:
     if array.outcome == "waiting":
         return TaskStatus(State.PENDING, reason="its array is submitted when there is room")
     return TaskStatus(State.UNKNOWN, reason=array.words or "its submission was never confirmed")
-
-
-def _write_final(status: TaskStatus) -> list[Any]:
-    written: list[Any] = [status.state.value, status.exit_code, status.start, status.end, status.node, status.reason]
-    return [*written, [_write_final(execution) for execution in status.earlier]] if status.earlier else written
-
-
-def _read_final(written: Sequence[Any]) -> TaskStatus:
-    earlier = tuple(_read_final(execution) for execution in written[6]) if len(written) > 6 else ()
-    state, code, start, end, node, reason = written[:6]
-    return TaskStatus(State(state), code, start, end, node, reason, earlier)

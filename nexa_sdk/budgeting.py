@@ -22,6 +22,7 @@ from nexa_sdk.monitoring.budget_book import EVER, EVERYTHING, MONTH, BudgetBook,
 from nexa_sdk.monitoring.ledger import Ledger
 from nexa_sdk.rates import money
 from nexa_sdk.records import UNDER_WAY
+from nexa_sdk.scheduling.base import TaskStatus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -296,13 +297,12 @@ def _took(job: Job, rates: Rates, arrays: Sequence[ArrayRecord]) -> tuple[Decima
     for array in arrays:
         times: dict[tuple[int, int], list[float]] = {}  # of each execution of a task; packed trials share it
         for (task, _, _), final in zip(array.places(), array.final or (), strict=False):
-            for k, (_, _, start, end, node, *_) in enumerate([*(final[6] if len(final) > 6 else ()), final]):
-                if start is not None and end is not None and (node or start != end):
-                    times.setdefault((task, k), []).extend((start, end))
+            status = TaskStatus.read(final)
+            for k, execution in enumerate((*status.earlier, status)):
+                if execution.has_begun and execution.end is not None:
+                    times.setdefault((task, k), []).extend((execution.start or 0.0, execution.end))
         seconds = sum((Decimal(repr(max(both))) - Decimal(repr(min(both))) for both in times.values()), Decimal(0))
-        own = type(job)(**{**job.given(), **array.options})
-        hourly = demand_of(own, rates, trials=1, tasks=1).hourly or Decimal(0)
-        total += hourly * seconds / 3600
+        total += (demand_of(job.changed(array.options), rates, trials=1, tasks=1).hourly or Decimal(0)) * seconds / 3600
         last = max([last, *(moment for both in times.values() for moment in both)])
     return total, last
 

@@ -107,7 +107,7 @@ def record_run(run: Run, *, scheduler: Scheduler, rates: Callable[[], Rates]) ->
         notes.append(f"accounting does not know {len(own)} of them: these are from the run's own records")
     if unclear:
         notes.append(f"{unclear} of them began, and nobody knows when they ended: they are left out")
-    jobs = {array.token: _job_of(run.job, array) for array in sent}
+    jobs = {array.token: run.job.changed(array.options) for array in sent}
     charges = [
         *(_charge(usage, run, jobs, trials.get(usage.job, ""), is_accounted=True, counts=scheduler.counts_gpus) for usage in told or ()),
         *(_charge(usage, run, jobs, trials.get(usage.job, ""), is_accounted=False, counts=True) for usage in own),
@@ -147,7 +147,7 @@ def _ask(run: Run, arrays: Sequence[ArrayRecord], attempts: Sequence[Attempt], s
     keepers = [array.token for array in arrays] if run.job.is_kept else []
     since = time.time() - RECENT
     fresh = {attempt.job for attempt in attempts if (attempt.status.end or 0) > since}
-    ended = (one for one in attempts if one.job in fresh and one.status.end is not None and _has_begun(one.status))
+    ended = (one for one in attempts if one.job in fresh and one.status.end is not None and one.status.has_begun)
     recent = Counter((attempt.job, attempt.slot) for attempt in ended)  # executions; packed trials share theirs
     deadline = time.monotonic() + scheduler.accounts_late
     while True:
@@ -172,7 +172,7 @@ def _from_records(run: Run, arrays: Sequence[ArrayRecord], attempts: Sequence[At
     found, unclear = [], 0
     now = time.time()
     for (token, task, _), statuses in executions.items():
-        begun = [status for status in statuses if _has_begun(status)]
+        begun = [status for status in statuses if status.has_begun]
         if token not in by_token or not begun:
             continue
         is_running = any(not status.state.is_terminal and status.state is not State.UNKNOWN for status in statuses)
@@ -184,16 +184,11 @@ def _from_records(run: Run, arrays: Sequence[ArrayRecord], attempts: Sequence[At
     return found, unclear
 
 
-def _has_begun(status: TaskStatus) -> bool:
-    """Whether a task had its resources: what was cancelled before may have its end as a start."""
-    return status.start is not None and bool(status.node or status.start != status.end)
-
-
 def _recorded(run: Run, array: ArrayRecord, task: int, statuses: Sequence[TaskStatus], *, end: float, is_over: bool) -> Usage:
     start = min(status.start for status in statuses if status.start is not None)
     states = [status.state for status in statuses]
     state = next((state for state in states if state is not State.COMPLETED), State.COMPLETED)
-    job = _job_of(run.job, array)
+    job = run.job.changed(array.options)
     label = f"{array.job_id}_{task}"
     return Usage(
         job=label,
@@ -254,10 +249,6 @@ def _trials(array: ArrayRecord) -> dict[int, str]:
     for task, _, trial in array.places():
         found[task].append(trial)
     return {task: format_tasks(sorted(trials)) for task, trials in found.items()}
-
-
-def _job_of(job: Job, array: ArrayRecord) -> Job:
-    return type(job)(**{**job.given(), **array.options}) if array.options else job
 
 
 def _planned(run: Run) -> Estimate:

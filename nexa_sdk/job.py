@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 import os
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -425,6 +426,10 @@ class Job(BaseModel):
     def given(self) -> dict[str, Any]:
         """Return the fields that were set."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+    def changed(self, options: Mapping[str, Any]) -> Self:
+        """Return it with other values of some fields, checked like the first."""
+        return type(self)(**{**self.given(), **options}) if options else self
 
     def directives(self) -> list[tuple[str, str | None]]:
         """Return the options of ``sbatch`` that these resources mean, by their long names."""

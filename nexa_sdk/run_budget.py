@@ -279,7 +279,7 @@ class RunBudget:
         if self._plan.get("budget") is None and given is not None:
             raise InvalidInput(f"{run_id} was launched without a budget, and its tasks look at none; launch it anew with budget=")
         budget = self._raised(given)
-        jobs = [type(self._job)(**{**self._job.given(), **options}) for options, _ in again]
+        jobs = [self._job.changed(options) for options, _ in again]
         walltimes = [job.limit for job in (self._job, *jobs)]
         longest = None if None in walltimes else max(length for length in walltimes if length is not None)
         tasks = sum(self._job.tasks_of(len(failed)) for _, failed in again)

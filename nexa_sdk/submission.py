@@ -319,7 +319,7 @@ class Submitter:
     def _submission(
         self, array: ArrayRecord, send: int, files: Mapping[str, bytes], secrets: bytes | None, dependencies: Sequence[Dependency]
     ) -> Submission:
-        job = type(self._job)(**{**self._job.given(), **array.options})
+        job = self._job.changed(array.options)
         planned = self._job.directives()
         script = files.get(array.script)
         throttle = f"%{job.throttle}" if job.throttle else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from nexa_sdk.retry import Bounds
 from nexa_sdk.scheduling.capacity import Node, QueuedJob
@@ -161,6 +161,22 @@ class TaskStatus:
     node: str = ""
     reason: str = ""
     earlier: tuple[TaskStatus, ...] = ()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it had its resources: what was cancelled before may have its end as a start."""
+        return self.start is not None and bool(self.node or self.start != self.end)
+
+    def written(self) -> list[Any]:
+        """Return it as the journal has the last one of a task."""
+        fields: list[Any] = [self.state.value, self.exit_code, self.start, self.end, self.node, self.reason]
+        return [*fields, [execution.written() for execution in self.earlier]] if self.earlier else fields
+
+    @classmethod
+    def read(cls, written: Sequence[Any]) -> Self:
+        """Take it as :meth:`written` left it."""
+        state, code, start, end, node, reason, *rest = written
+        return cls(State(state), code, start, end, node, reason, tuple(cls.read(execution) for execution in rest[0]) if rest else ())
 
 
 class Usage(NamedTuple):

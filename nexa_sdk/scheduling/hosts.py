@@ -197,7 +197,7 @@ class HostsScheduler(Scheduler):
         placed: list[ArrayRecord] = []
         for array in arrays:
             options = {name: value for name, value in array.options.items() if name not in ("nodelist", "throttle")}  # of an earlier place
-            wish = type(job)(**{**job.given(), **options})
+            wish = job.changed(options)
             rooms = self._rooms(self.nodes_of(wish), max_age=FRESH, is_whole=not again)
             cores, gpus = wish.cpu_count, wish.gpu_count
             if not any(room.slots(cores, gpus) for room in rooms.values()):
